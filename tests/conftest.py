@@ -1,0 +1,29 @@
+"""Shared fixtures: where the real models and photo pairs are, if they are there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _folder(variable: str, default: Path) -> Path:
+    folder = Path(os.environ.get(variable) or default)
+    if not folder.is_dir():
+        pytest.skip(f"{variable}: {folder} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Folder of <name>/<version>/manifest.json with the real networks."""
+    return _folder("DPST_MODELS_DIR", _SHARED / "models")
+
+
+@pytest.fixture(scope="session")
+def test_data_dir() -> Path:
+    """Folder with the published photo pairs."""
+    return _folder("DPST_TEST_DATA", _SHARED / "data")
