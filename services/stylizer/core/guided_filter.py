@@ -1,0 +1,43 @@
+"""The guided filter with a colour guide (He, Sun, Tang 2013), split so that it can be evaluated at any size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["guided_coefficients"]
+
+
+def _box_mean(x: Tensor, radius: int) -> Tensor:
+    """Mean over the (2r+1)² window, cut at the border: (N, H, W) to the same shape."""
+    return functional.avg_pool2d(x[None], 2 * radius + 1, 1, padding=radius, count_include_pad=False)[0]
+
+
+def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 1e-4) -> Tensor:  # noqa: E741
+    """Coefficients of the guided filter: the filtered mask is ``a·I + b`` at any size of I.
+
+    Args:
+        I: (3, H, W) guide, RGB 0..1.
+        p: (L, H, W) masks to be filtered, 0..1.
+        radius: half window in pixels; the width of the feather.
+        epsilon: variance of the guide below which an edge is not followed.
+
+    Returns:
+        (L, 4, H, W) of I's dtype: a (3) and b (1). Upsampled bilinearly they give the fast guided filter
+        (He & Sun 2015). Computed in float64.
+    """
+    guide, masks = I.double(), p.double()
+    mean_I = _box_mean(guide, radius)
+    mean_p = _box_mean(masks, radius)
+    pairs = [(i, j) for i in range(3) for j in range(3)]
+    cov_I = torch.stack([_box_mean((guide[i] * guide[j])[None], radius)[0] - mean_I[i] * mean_I[j] for i, j in pairs])
+    cov_I = cov_I.view(3, 3, *guide.shape[1:]).permute(2, 3, 0, 1) + epsilon * torch.eye(
+        3, dtype=guide.dtype, device=guide.device
+    )
+    cov_Ip = torch.stack([_box_mean(guide[i] * masks, radius) - mean_I[i] * mean_p for i in range(3)])
+    a = torch.linalg.solve(cov_I, cov_Ip.permute(2, 3, 0, 1))  # (H, W, 3, L)
+    a = a.permute(3, 2, 0, 1)
+    b = mean_p - (a * mean_I).sum(dim=1)
+    coefficients = torch.cat([a, b[:, None]], dim=1)
+    return _box_mean(coefficients.flatten(0, 1), radius).view_as(coefficients).to(I.dtype)

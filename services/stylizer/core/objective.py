@@ -1,0 +1,146 @@
+"""The objective of Luan et al. 2017, eq. 4, as a function of the field's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from services.stylizer.core.field import Window, apply_coefficients, gamut_penalty, grid_smoothness, slice_grid
+from services.stylizer.core.losses import area_masks, content_loss, masked_grams, style_loss
+from services.stylizer.core.matting import MattingLaplacian, matting_energy
+from services.stylizer.core.vgg import VGG19
+
+__all__ = ["FeatureLayers", "FieldObjective", "Losses", "StyleGoal", "Weights"]
+
+_SMOOTHNESS_WEIGHT: Final = 0.05
+_GAMUT_WEIGHT: Final = 10.0
+_REFERENCE_PIXELS: Final = 700 * 467
+"""Pixels of the published pictures; the matting energy per pixel times this is what their λ multiplied."""
+
+
+@dataclass(frozen=True)
+class FeatureLayers:
+    """Layers whose features are compared."""
+
+    style: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+    content: str = "conv4_2"
+
+    @classmethod
+    def of(cls, trunk: VGG19) -> FeatureLayers:
+        """The paper's layers, or as many of them as the trunk has (then content is its deepest)."""
+        paper = cls()
+        if set(paper.style) | {paper.content} <= set(trunk.layers):
+            return paper
+        return cls(tuple(name for name in paper.style if name in trunk.layers), trunk.layers[-1])
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every layer that is needed."""
+        return (*self.style, self.content)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms, as in ``TransferParams``."""
+
+    content: float = 5.0
+    style: float = 100.0
+    affine: float = 1e4
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of the objective, each with its weight applied and divided by the untouched photo's style distance."""
+
+    total: float
+    content: float
+    style: float
+    affine: float
+    smoothness: float
+    gamut: float
+
+
+class StyleGoal:
+    """Gram matrices that the content photo's labels are to reach.
+
+    Args:
+        trunk: feature network.
+        layers: layers to compare.
+        I: (3, H, W) content photo, RGB 0..1.
+        S: (3, H', W') style photo, RGB 0..1.
+        M_content: (L, H, W) masks of the labels that take part.
+        M_style: (L, H', W') masks of their partners.
+    """
+
+    def __init__(
+        self, trunk: VGG19, layers: FeatureLayers, I: Tensor, S: Tensor, M_content: Tensor, M_style: Tensor  # noqa: E741
+    ) -> None:
+        self.trunk, self.layers = trunk, layers
+        with torch.no_grad():
+            features_S = trunk(S[None], layers.style)
+            masks_S = area_masks(M_style, {name: _size(F) for name, F in features_S.items()})
+            self.G_style = [masked_grams(features_S[name][0], masks_S[name]) for name in layers.style]
+            features_I = trunk(I[None], layers.all)
+            self.F_content = features_I[layers.content]
+            self.masks = area_masks(M_content, {name: _size(features_I[name]) for name in layers.style})
+            self.shares = [self.masks[name].mean(dim=(1, 2)) for name in layers.style]
+            self.untouched = float(self.style(features_I).sum())
+
+    def style_terms(self, features: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Gram matrices of a picture's features."""
+        return [masked_grams(features[name][0], self.masks[name]) for name in self.layers.style]
+
+    def style(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Style distance of a picture's features, not weighted."""
+        return style_loss(self.style_terms(features), self.G_style, self.shares)
+
+    def content(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Content distance of a picture's features, not weighted."""
+        return content_loss(features[self.layers.content], self.F_content)
+
+
+class FieldObjective:
+    """Value and gradient of the objective in the grid.
+
+    Args:
+        goal: what the features are compared with.
+        I: (3, H, W) content photo, RGB 0..1; guide of the field and of the Laplacian.
+        B: (3, H, W) warm start.
+        weights: of the terms.
+
+    The matting term is λ times the energy per pixel times the pixels of the published pictures, so that λ means the
+    same at every size; the published code sums over its 700 px pictures.
+    """
+
+    def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, weights: Weights) -> None:  # noqa: E741
+        self._goal, self._I, self._B, self._weights = goal, I, B, weights
+        self._window = Window.whole(*I.shape[1:])
+        self._laplacian = MattingLaplacian(I)
+        self._scale = 1.0 / max(goal.untouched * max(weights.style, 1.0), 1e-12)
+
+    def picture(self, grid: Tensor) -> Tensor:
+        """The picture that a grid gives: (3, H, W), not clipped."""
+        return apply_coefficients(self._B, slice_grid(grid, self._I, self._window))
+
+    def __call__(self, grid: Tensor) -> tuple[Tensor, Losses]:
+        """The total, differentiable in the grid, and its terms."""
+        O = self.picture(grid)  # noqa: E741
+        features = self._goal.trunk(O[None], self._goal.layers.all)
+        scale, weights = self._scale, self._weights
+        style = scale * weights.style * self._goal.style(features)
+        content = scale * weights.content * self._goal.content(features)
+        pixels = self._window.height * self._window.width
+        affine = (weights.affine * scale * _REFERENCE_PIXELS / pixels) * matting_energy(O, self._laplacian)
+        smoothness = _SMOOTHNESS_WEIGHT * grid_smoothness(grid)
+        gamut = _GAMUT_WEIGHT * gamut_penalty(O)
+        total = style + content + affine.to(style.dtype) + smoothness + gamut
+        values = [float(term.detach()) for term in (total, content, style, affine, smoothness, gamut)]
+        return total, Losses(*values)
+
+
+def _size(F: Tensor) -> tuple[int, int]:
+    return int(F.shape[-2]), int(F.shape[-1])

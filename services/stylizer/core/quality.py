@@ -1,0 +1,147 @@
+"""Quality numbers of a finished picture, as docs/quality.md defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.stylizer.core.field import luma
+from services.stylizer.core.losses import style_loss
+from services.stylizer.core.matting import MattingLaplacian
+from services.stylizer.core.objective import StyleGoal
+
+__all__ = ["LabelQuality", "Quality", "affine_energy_map", "clipped", "edge_similarity", "score"]
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """Quality of one label's region; fields as in :class:`Quality`."""
+
+    label: str
+    style_relative: float
+    affine_per_pixel_e6: float
+    clipped_share: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of a picture against its content and style photo.
+
+    Attributes:
+        style_relative: masked-Gram style distance divided by the content photo's; below 1 is nearer to the style.
+        content: 5 times the mean squared difference of the content features.
+        affine_per_pixel_e6: matting-Laplacian energy per pixel, times 1e6.
+        edges: SSIM of Sobel magnitudes of luma against the content photo, at most 1.
+        clipped_share: share of channel values at 0 or 255 after rounding to 8 bits.
+        scored_edge_px: long edge of the scored pictures.
+        labels: the same per label.
+    """
+
+    style_relative: float
+    content: float
+    affine_per_pixel_e6: float
+    edges: float
+    clipped_share: float
+    scored_edge_px: int
+    labels: tuple[LabelQuality, ...]
+
+
+def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tensor:  # noqa: E741
+    """Matting energy of each 3x3 window, summed over channels: (3, H, W) gives (H-2, W-2) float64.
+
+    9 times (variance of O in the window minus the part that the ridge fit on I explains).
+    """
+    x, guide = O.double(), I.double()
+    a, _ = laplacian.fit(x)
+    mean_x, mean_I = _box_mean(x), _box_mean(guide)
+    variance = _box_mean(x * x) - mean_x * mean_x
+    covariance = _box_mean(x[:, None] * guide[None]) - mean_x[:, None] * mean_I[None]
+    return 9 * (variance - (a * covariance).sum(dim=1)).sum(dim=0)
+
+
+def _box_mean(x: Tensor) -> Tensor:
+    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+
+
+def edge_similarity(O: Tensor, I: Tensor) -> float:  # noqa: E741
+    """SSIM (11x11 box windows, C1 = 0.01², C2 = 0.03²) of Sobel magnitudes of luma, each divided by its mean."""
+    x, y = (_sobel(luma(picture.double())) for picture in (O, I))
+    x, y = x / x.mean().clamp_min(1e-12), y / y.mean().clamp_min(1e-12)
+
+    def mean(z: Tensor) -> Tensor:
+        return functional.avg_pool2d(z[None, None], 11, 1)[0, 0]
+
+    mu_x, mu_y = mean(x), mean(y)
+    var_x, var_y = mean(x * x) - mu_x**2, mean(y * y) - mu_y**2
+    cov = mean(x * y) - mu_x * mu_y
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = ((2 * mu_x * mu_y + c1) * (2 * cov + c2)) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
+    return float(ssim.mean())
+
+
+def _sobel(Y: Tensor) -> Tensor:
+    kernel = Y.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+    padded = functional.pad(Y[None, None], (1, 1, 1, 1), mode="replicate")
+    gx = functional.conv2d(padded, kernel[None, None])[0, 0]
+    gy = functional.conv2d(padded, kernel.T.contiguous()[None, None])[0, 0]
+    return (gx.square() + gy.square()).sqrt()
+
+
+def clipped(O: Tensor) -> Tensor:  # noqa: E741
+    """Where channel values of the 8-bit picture stand at 0 or 255: (3, H, W) to booleans."""
+    levels = (O * 255).round()
+    return (levels <= 0) | (levels >= 255)
+
+
+def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[str]) -> Quality:  # noqa: E741
+    """Score a picture.
+
+    Args:
+        O: (3, H, W) the picture, RGB 0..1; clipped here.
+        I: (3, H, W) the content photo.
+        goal: Gram matrices of the style; knows the masks that take part.
+        masks: (L, H, W) hard masks of the labels in ``names``, those of the goal.
+        names: the labels.
+    """
+    O = O.clamp(0, 1)  # noqa: E741
+    with torch.no_grad():
+        picture, untouched = (goal.trunk(x[None], goal.layers.all) for x in (O, I))
+        G, G_untouched = goal.style_terms(picture), goal.style_terms(untouched)
+        per_label = [
+            tuple(
+                float(style_loss([g[k : k + 1] for g in grams], [s[k : k + 1] for s in goal.G_style], _at(goal.shares, k)))
+                for grams in (G, G_untouched)
+            )
+            for k in range(len(names))
+        ]
+        energy = affine_energy_map(O, MattingLaplacian(I), I)
+        ends = clipped(O).float().mean(dim=0)
+        labels = []
+        for k, name in enumerate(names):
+            inside, mask = masks[k, 1:-1, 1:-1].double(), masks[k]
+            labels.append(
+                LabelQuality(
+                    name,
+                    per_label[k][0] / max(per_label[k][1], 1e-12),
+                    float((energy * inside).sum() / mask.double().sum().clamp_min(1)) * 1e6,
+                    float((ends * mask).sum() / mask.sum().clamp_min(1)),
+                )
+            )
+        return Quality(
+            style_relative=sum(p[0] for p in per_label) / max(sum(p[1] for p in per_label), 1e-12),
+            content=5 * float(goal.content(picture)),
+            affine_per_pixel_e6=float(energy.sum()) / (I.shape[1] * I.shape[2]) * 1e6,
+            edges=edge_similarity(O, I),
+            clipped_share=float(ends.mean()),
+            scored_edge_px=max(I.shape[1:]),
+            labels=tuple(labels),
+        )
+
+
+def _at(shares: Sequence[Tensor], k: int) -> list[Tensor]:
+    return [share[k : k + 1] for share in shares]
