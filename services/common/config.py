@@ -20,9 +20,12 @@ class ProcessSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    http_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
     address_file: Path | None = Field(
         None, description='File that receives {"grpc": "host:port", "http": "host:port"} once both ports are bound.'
+    )
+    exit_with_parent: bool = Field(
+        False, description="Drain and exit when standard input ends: whoever started the process holds its other end."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
@@ -31,7 +34,9 @@ class ProcessSettings(BaseSettings):
         128 * _MIB, ge=_MIB, le=1024 * _MIB, description="Largest gRPC message; holds two photos of max_image_bytes."
     )
     max_image_bytes: int = Field(60 * _MIB, ge=1024, description="Largest encoded photo accepted.")
-    max_pixels: int = Field(100_000_000, ge=1024, description="Largest photo accepted, in pixels; read from its header.")
+    max_pixels: int = Field(
+        100_000_000, ge=1024, description="Largest photo accepted, in pixels; read from its header."
+    )
     min_edge_px: int = Field(32, ge=16, description="Smallest edge accepted; below it conv5_1 has nothing to see.")
     max_edge_px: int = Field(30_000, ge=64, description="Largest edge accepted.")
     drain_seconds: float = Field(
@@ -51,7 +56,7 @@ class SegmentationSettings(_ModelSettings):
     """Settings of the segmentation service."""
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8082, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    http_port: int = Field(8082, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
     segmentation_model: str = Field(
         "auto", description='Network as "name" or "name/version"; auto takes the first found, else one region.'
     )
@@ -61,7 +66,7 @@ class StylizerSettings(_ModelSettings):
     """Settings of the stylizer service."""
 
     port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8083, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    http_port: int = Field(8083, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
     features_model: str = Field(
         "auto", description='Feature network as "name" or "name/version"; auto takes the first found, else built-in.'
     )
@@ -72,7 +77,7 @@ class GatewaySettings(ProcessSettings):
     """Settings of the gateway."""
 
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8080, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
     segmentation_address: str = Field("127.0.0.1:50052", description="gRPC target of the segmentation service.")
     stylizer_address: str = Field("127.0.0.1:50053", description="gRPC target of the stylizer service.")
     segment_timeout_seconds: float = Field(

@@ -1,0 +1,165 @@
+"""The frame of every gRPC process: ports, health, reflection, start, drain, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc.aio
+import structlog
+from aiohttp import web
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.config import ProcessSettings
+from services.common.http import bound_http, http_app
+from services.common.logs import configure_logs
+from services.common.metrics import Metrics
+from services.common.server import PortTakenError, bind, host_port, make_server
+
+__all__ = ["Service", "run_process"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Service(Protocol):
+    """What a process serves; ``names`` are full gRPC service names such as "dpst.v1.Stylizer"."""
+
+    names: tuple[str, ...]
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the servicers."""
+
+    async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
+        """Warm up in the background, with the ports bound; ``await serving(True)`` once able to work.
+
+        ``serving`` may be called again later. An exception ends the process with status 1.
+        """
+
+    async def stop(self) -> None:
+        """Clean up, after the server has stopped."""
+
+
+def run_process(name: str, settings: ProcessSettings, make: Callable[[Metrics], Service]) -> int:
+    """Serve ``make(metrics)`` until SIGTERM or SIGINT; return the exit status, 1 if it could not start or broke."""
+    configure_logs(name, settings)
+    metrics = Metrics()
+    try:
+        asyncio.run(_serve(settings, metrics, make(metrics)))
+    except PortTakenError as error:
+        _log.error("cannot listen", reason=str(error))
+        return 1
+    except Exception as error:
+        _log.exception("process failed", reason=str(error))
+        return 1
+    return 0
+
+
+class _Health:
+    """The process's gRPC health: ``""`` is alive from the start, the services' names are able to work."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self.ready = False
+        self._names = names
+        self._draining = False
+
+    async def serving(self, able: bool) -> None:
+        if self._draining:
+            return
+        if able != self.ready:
+            _log.info("ready" if able else "not ready")
+        self.ready = able
+        status = health_pb2.HealthCheckResponse.SERVING if able else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._names:
+            await self.servicer.set(name, status)
+
+    async def drain(self) -> None:
+        self.ready, self._draining = False, True
+        await self.servicer.enter_graceful_shutdown()
+
+
+async def _serve(settings: ProcessSettings, metrics: Metrics, service: Service) -> None:
+    stopping = _stop_requested(settings)
+    state = _Health(service.names)
+    await state.serving(False)
+    server = make_server(settings, metrics)
+    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    service.register(server)
+    if settings.reflection:
+        names = (*service.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    http: web.AppRunner | None = None
+    grace: float | None = None  # nothing is running yet
+    try:
+        grpc_port = bind(server, settings.host, settings.port)
+        http, http_port = await _http(metrics, state, settings)
+        await server.start()
+        _announce(settings, grpc_port, http_port)
+        await _run(service.start(state.serving), stopping)
+        _log.info("draining", seconds=settings.drain_seconds)
+        grace = settings.drain_seconds
+    finally:
+        await state.drain()
+        await server.stop(grace)
+        await service.stop()
+        if http is not None:
+            await http.cleanup()
+    _log.info("stopped")
+
+
+def _stop_requested(settings: ProcessSettings) -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if settings.exit_with_parent:
+        descriptor = sys.stdin.fileno()
+
+        def on_input() -> None:
+            if not os.read(descriptor, 4096):
+                loop.remove_reader(descriptor)
+                stopping.set()
+
+        loop.add_reader(descriptor, on_input)
+    return stopping
+
+
+async def _http(metrics: Metrics, state: _Health, settings: ProcessSettings) -> tuple[web.AppRunner, int]:
+    try:
+        return await bound_http(http_app(metrics.registry, lambda: state.ready), settings.host, settings.http_port)
+    except OSError as error:
+        raise PortTakenError(settings.host, settings.http_port) from error
+
+
+def _announce(settings: ProcessSettings, grpc_port: int, http_port: int) -> None:
+    addresses = {"grpc": host_port(settings.host, grpc_port), "http": host_port(settings.host, http_port)}
+    _log.info("listening", **addresses)
+    if settings.address_file is not None:
+        # Whoever waits for the file must never read half of it.
+        partial = Path(f"{settings.address_file}.partial")
+        partial.write_text(json.dumps(addresses), encoding="utf-8")
+        partial.replace(settings.address_file)
+
+
+async def _run(start: Awaitable[None], stopping: asyncio.Event) -> None:
+    """Run ``start`` until ``stopping``; raise what it raises."""
+    starting: asyncio.Future[Any] = asyncio.ensure_future(start)
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await waiting
+    finally:
+        for task in (starting, waiting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,97 @@
+"""Errors to gRPC statuses: public ones with ``google.rpc`` details, all others as INTERNAL with an error id."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has stubs, lacks py.typed
+
+from services.common import errors
+from services.common.calls import ServerCall
+
+__all__ = ["mapped_errors", "retryable", "status_metadata"]
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# Codes that mean the same to our caller when a process behind us sends them.
+_PUBLIC = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@asynccontextmanager
+async def mapped_errors(call: ServerCall) -> AsyncIterator[None]:
+    """Abort the call with the status that belongs to what its handler raised.
+
+    ``CancelledError`` passes: grpc.aio leaks a stream whose handler swallows it.
+    """
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except errors.ServiceError as error:
+        if type(error).code is not grpc.StatusCode.INTERNAL:
+            await call.context.abort(error.code, str(error), status_metadata(error))
+        await _abort_internal(call)
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in _PUBLIC:
+            await _abort_internal(call)
+        kept = [(key, value) for key, value in error.trailing_metadata() or () if key in (_DETAILS_KEY, _PUSHBACK_KEY)]
+        await call.context.abort(error.code(), error.details() or "", kept)
+    except Exception:
+        await _abort_internal(call)
+
+
+async def _abort_internal(call: ServerCall) -> None:
+    error_id = uuid.uuid4().hex
+    _log.exception("internal error", error_id=error_id, method=call.method)
+    await call.context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+
+
+def status_metadata(error: errors.ServiceError) -> list[tuple[str, str | bytes]]:
+    """Trailing metadata for ``error``: ``BadRequest`` or ``RetryInfo`` details, and the retry pushback."""
+    metadata: list[tuple[str, str | bytes]] = []
+    status = status_pb2.Status(code=error.code.value[0], message=str(error))
+    if isinstance(error, errors.InvalidArgument | errors.FailedPrecondition):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=f"got {error.value}, {error.limit}"
+        )
+        _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
+    elif isinstance(error, errors.ResourceExhausted | errors.Unavailable):
+        milliseconds = math.ceil(error.retry_after_seconds * 1000)
+        delay = Duration()
+        delay.FromMilliseconds(milliseconds)
+        _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
+        metadata.append((_PUSHBACK_KEY, str(milliseconds)))
+    else:
+        return metadata
+    return [(_DETAILS_KEY, status.SerializeToString()), *metadata]
+
+
+def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> None:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def retryable(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the process behind ``error`` itself said when to try again."""
+    return any(key == _PUSHBACK_KEY for key, _ in error.trailing_metadata() or ())
