@@ -50,9 +50,8 @@ class Service(Protocol):
 def run_process(name: str, settings: ProcessSettings, make: Callable[[Metrics], Service]) -> int:
     """Serve ``make(metrics)`` until SIGTERM or SIGINT; return the exit status, 1 if it could not start or broke."""
     configure_logs(name, settings)
-    metrics = Metrics()
     try:
-        asyncio.run(_serve(settings, metrics, make(metrics)))
+        asyncio.run(_serve(settings, Metrics(), make))
     except PortTakenError as error:
         _log.error("cannot listen", reason=str(error))
         return 1
@@ -86,7 +85,8 @@ class _Health:
         await self.servicer.enter_graceful_shutdown()
 
 
-async def _serve(settings: ProcessSettings, metrics: Metrics, service: Service) -> None:
+async def _serve(settings: ProcessSettings, metrics: Metrics, make: Callable[[Metrics], Service]) -> None:
+    service = make(metrics)  # inside the event loop, because channels belong to one
     stopping = _stop_requested(settings)
     state = _Health(service.names)
     await state.serving(False)

@@ -55,7 +55,7 @@ async def mapped_errors(call: ServerCall) -> AsyncIterator[None]:
         if error.code() not in _PUBLIC:
             await _abort_internal(call)
         kept = [(key, value) for key, value in error.trailing_metadata() or () if key in (_DETAILS_KEY, _PUSHBACK_KEY)]
-        await call.context.abort(error.code(), error.details() or "", kept)
+        await call.context.abort(error.code(), error.details() or "", tuple(kept))
     except Exception:
         await _abort_internal(call)
 
@@ -66,9 +66,9 @@ async def _abort_internal(call: ServerCall) -> None:
     await call.context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
 
 
-def status_metadata(error: errors.ServiceError) -> list[tuple[str, str | bytes]]:
+def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata for ``error``: ``BadRequest`` or ``RetryInfo`` details, and the retry pushback."""
-    metadata: list[tuple[str, str | bytes]] = []
+    pushback: tuple[tuple[str, str], ...] = ()
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     if isinstance(error, errors.InvalidArgument | errors.FailedPrecondition):
         violation = error_details_pb2.BadRequest.FieldViolation(
@@ -80,10 +80,10 @@ def status_metadata(error: errors.ServiceError) -> list[tuple[str, str | bytes]]
         delay = Duration()
         delay.FromMilliseconds(milliseconds)
         _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
-        metadata.append((_PUSHBACK_KEY, str(milliseconds)))
+        pushback = ((_PUSHBACK_KEY, str(milliseconds)),)
     else:
-        return metadata
-    return [(_DETAILS_KEY, status.SerializeToString()), *metadata]
+        return ()
+    return ((_DETAILS_KEY, status.SerializeToString()), *pushback)
 
 
 def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> None:
