@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["area_masks", "content_loss", "masked_grams", "style_loss"]
+__all__ = ["LayerGoal", "area_masks", "content_loss", "layer_style_loss", "masked_grams", "style_loss"]
 
 
 def area_masks(M: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
@@ -47,15 +49,77 @@ def masked_grams(F: Tensor, M: Tensor) -> Tensor:
     return torch.bmm(masked, masked.transpose(1, 2)) / (channels * total)
 
 
-def style_loss(G: Sequence[Tensor], G_style: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
-    """Σ over layers and labels of ``mean((G_c[O] − G_c[S])²) · mean(m_c)``.
+def style_loss(G: Tensor, G_style: Tensor, shares: Tensor) -> Tensor:
+    """Style distance of each label at one layer: ``mean((G_c[O] − G_c[S])²) · mean(m_c)``.
 
     Args:
-        G: for each layer (L, C, C) Gram matrices of the picture.
+        G: (L, C, C) Gram matrices of the picture.
         G_style: the same of the style.
-        shares: for each layer (L,) the mean of each label's content mask.
+        shares: (L,) the mean of each label's content mask.
+
+    Returns:
+        (L,), to be summed over labels and layers.
     """
-    terms = [
-        ((g - s).square().mean(dim=(1, 2)) * share).sum() for g, s, share in zip(G, G_style, shares, strict=True)
-    ]
-    return torch.stack(terms).sum()
+    return (G - G_style).square().mean(dim=(1, 2)) * shares
+
+
+@dataclass(frozen=True)
+class LayerGoal:
+    """What one layer's features are to reach: the style's Gram matrices and where each mask is not empty.
+
+    Attributes:
+        G_style: (L, C, C).
+        shares: (L,) the mean of each label's mask.
+        supports: for each label the (n,) indices of pixels in the mask and the (n, 1) mask there. Labels partition a
+            photo, so that the Gram matrices of all of them cost little more than one.
+    """
+
+    G_style: Tensor
+    shares: Tensor
+    supports: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, G_style: Tensor, M: Tensor) -> LayerGoal:
+        """From the style's Gram matrices and the content's (L, H, W) masks at this layer."""
+        flat = M.flatten(1)
+        indices = [m.nonzero()[:, 0] for m in flat]
+        supports = tuple((index, m[index, None]) for index, m in zip(indices, flat, strict=True))
+        return cls(G_style, flat.mean(dim=1), supports)
+
+
+class _LayerStyleLoss(torch.autograd.Function):
+    """Σ over labels of :func:`style_loss`, with the gradient made along with the value.
+
+    With X = m∘F and Z = C·Σm: ∂/∂F = m∘(2·X·(∂/∂G)) / Z, ∂/∂G = 2·(G − S)·share / C².
+    """
+
+    @staticmethod
+    def forward(ctx: Any, F: Tensor, goal: LayerGoal) -> Tensor:
+        channels = F.shape[1]
+        flat = F.detach().permute(0, 2, 3, 1).reshape(-1, channels)
+        gradient = torch.zeros_like(flat)
+        total = flat.new_zeros(())
+        for G_style, share, (index, m) in zip(goal.G_style, goal.shares, goal.supports, strict=True):
+            X = flat[index].mul_(m)
+            Z = channels * m.sum().clamp_min(1e-12)
+            D = X.T @ X / Z - G_style
+            total += D.square().mean() * share
+            gradient.index_add_(0, index, (X @ (D * (4 * share / channels**2 / Z))).mul_(m))
+        ctx.save_for_backward(gradient.view(F.shape[0], *F.shape[2:], channels).permute(0, 3, 1, 2))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None
+
+
+def layer_style_loss(F: Tensor, goal: LayerGoal) -> Tensor:
+    """Style distance at one layer, summed over labels; differentiable in F.
+
+    Args:
+        F: (1, C, H, W) features; channels-last memory is fastest.
+        goal: what they are compared with.
+    """
+    loss: Tensor = _LayerStyleLoss.apply(F, goal)  # type: ignore[no-untyped-call]
+    return loss

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from services.stylizer.core.field import Window, apply_coefficients, gamut_penalty, grid_smoothness, slice_grid
-from services.stylizer.core.losses import area_masks, content_loss, masked_grams, style_loss
+from services.stylizer.core.field import GridSlicer, Window, apply_coefficients, gamut_penalty, grid_smoothness
+from services.stylizer.core.losses import (
+    LayerGoal,
+    area_masks,
+    content_loss,
+    layer_style_loss,
+    masked_grams,
+    style_loss,
+)
 from services.stylizer.core.matting import MattingLaplacian, matting_energy
 from services.stylizer.core.vgg import VGG19
 
@@ -77,26 +84,38 @@ class StyleGoal:
     """
 
     def __init__(
-        self, trunk: VGG19, layers: FeatureLayers, I: Tensor, S: Tensor, M_content: Tensor, M_style: Tensor  # noqa: E741
+        self,
+        trunk: VGG19,
+        layers: FeatureLayers,
+        I: Tensor,  # noqa: E741
+        S: Tensor,
+        M_content: Tensor,
+        M_style: Tensor,
     ) -> None:
         self.trunk, self.layers = trunk, layers
         with torch.no_grad():
             features_S = trunk(S[None], layers.style)
             masks_S = area_masks(M_style, {name: _size(F) for name, F in features_S.items()})
-            self.G_style = [masked_grams(features_S[name][0], masks_S[name]) for name in layers.style]
             features_I = trunk(I[None], layers.all)
             self.F_content = features_I[layers.content]
             self.masks = area_masks(M_content, {name: _size(features_I[name]) for name in layers.style})
-            self.shares = [self.masks[name].mean(dim=(1, 2)) for name in layers.style]
-            self.untouched = float(self.style(features_I).sum())
-
-    def style_terms(self, features: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """Gram matrices of a picture's features."""
-        return [masked_grams(features[name][0], self.masks[name]) for name in self.layers.style]
+            self.goals = {
+                name: LayerGoal.of(masked_grams(features_S[name][0], masks_S[name]), self.masks[name])
+                for name in layers.style
+            }
+            self.untouched = float(self.style(features_I))
 
     def style(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Style distance of a picture's features, not weighted."""
-        return style_loss(self.style_terms(features), self.G_style, self.shares)
+        """Style distance of a picture's features, not weighted; differentiable."""
+        return torch.stack([layer_style_loss(features[name], goal) for name, goal in self.goals.items()]).sum()
+
+    def style_by_label(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Style distance of each label, not weighted: (L,)."""
+        terms = [
+            style_loss(masked_grams(features[name][0], self.masks[name]), goal.G_style, goal.shares)
+            for name, goal in self.goals.items()
+        ]
+        return torch.stack(terms).sum(dim=0)
 
     def content(self, features: Mapping[str, Tensor]) -> Tensor:
         """Content distance of a picture's features, not weighted."""
@@ -119,12 +138,13 @@ class FieldObjective:
     def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, weights: Weights) -> None:  # noqa: E741
         self._goal, self._I, self._B, self._weights = goal, I, B, weights
         self._window = Window.whole(*I.shape[1:])
+        self._slicer = GridSlicer(I, self._window)
         self._laplacian = MattingLaplacian(I)
         self._scale = 1.0 / max(goal.untouched * max(weights.style, 1.0), 1e-12)
 
     def picture(self, grid: Tensor) -> Tensor:
         """The picture that a grid gives: (3, H, W), not clipped."""
-        return apply_coefficients(self._B, slice_grid(grid, self._I, self._window))
+        return apply_coefficients(self._B, self._slicer(grid))
 
     def __call__(self, grid: Tensor) -> tuple[Tensor, Losses]:
         """The total, differentiable in the grid, and its terms."""

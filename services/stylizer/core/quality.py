@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.stylizer.core.field import luma
-from services.stylizer.core.losses import style_loss
 from services.stylizer.core.matting import MattingLaplacian
 from services.stylizer.core.objective import StyleGoal
 
@@ -111,14 +110,8 @@ def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[
     O = O.clamp(0, 1)  # noqa: E741
     with torch.no_grad():
         picture, untouched = (goal.trunk(x[None], goal.layers.all) for x in (O, I))
-        G, G_untouched = goal.style_terms(picture), goal.style_terms(untouched)
-        per_label = [
-            tuple(
-                float(style_loss([g[k : k + 1] for g in grams], [s[k : k + 1] for s in goal.G_style], _at(goal.shares, k)))
-                for grams in (G, G_untouched)
-            )
-            for k in range(len(names))
-        ]
+        distances = [goal.style_by_label(features).tolist() for features in (picture, untouched)]
+        per_label = list(zip(*distances, strict=True))
         energy = affine_energy_map(O, MattingLaplacian(I), I)
         ends = clipped(O).float().mean(dim=0)
         labels = []
@@ -142,6 +135,3 @@ def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[
             labels=tuple(labels),
         )
 
-
-def _at(shares: Sequence[Tensor], k: int) -> list[Tensor]:
-    return [share[k : k + 1] for share in shares]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.stylizer.core.field import Window
-from services.stylizer.core.look import Look, LookField, label_masks
+from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.matching import LabelMatch, match_labels
 from services.stylizer.core.objective import FeatureLayers, FieldObjective, StyleGoal, Weights
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.quality import Quality, score
-from services.stylizer.core.solve import Progress, Solution, SolveLimits, identity_grid, solve_field
+from services.stylizer.core.solve import Level, Progress, Solution, identity_grid, plan_levels, solve_field
 from services.stylizer.core.vgg import VGG19
 from services.stylizer.core.warm_start import colour_statistics, monge_kantorovich
 
@@ -36,8 +37,8 @@ class Regions:
 
     def shares(self) -> dict[str, float]:
         """Share of the picture by name, labels without a pixel left out."""
-        counts = torch.bincount(self.indices.flatten().long(), minlength=len(self.names))
-        return {name: int(n) / self.indices.numel() for name, n in zip(self.names, counts, strict=True) if n > 0}
+        counts = torch.bincount(self.indices.flatten().long(), minlength=len(self.names)).tolist()
+        return {name: n / self.indices.numel() for name, n in zip(self.names, counts, strict=True) if n > 0}
 
     def mask(self, name: str) -> Tensor:
         """Hard mask of one label: (H, W) float32; ones for the empty name."""
@@ -48,13 +49,13 @@ class Regions:
 
 @dataclass(frozen=True)
 class TransferResult:
-    """A finished solve."""
+    """A finished solve; ``stage_seconds`` has ``warm_start``, ``solve`` and ``score``."""
 
     look: Look
     matches: tuple[LabelMatch, ...]
     solution: Solution
     quality: Quality
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Transfer:
 
     Attributes:
         trunk: feature network, warm.
-        params: what the caller chose.
+        params: what the caller chose; the proxies are already at ``solve_edge_px``.
         I: (3, H, W) content photo, RGB 0..1.
         S: (3, H', W') style photo, RGB 0..1, in the content photo's RGB space.
         content: regions of I.
@@ -82,21 +83,21 @@ class Transfer:
     def run(
         self,
         on_stage: Callable[[str], None],
-        on_progress: Callable[[Progress, Callable[[], Tensor]], None],
+        on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> TransferResult:
         """Compute.
 
         Args:
             on_stage: called as ``warm_start``, ``solve``, ``score`` begin.
-            on_progress: called after each evaluation with a function that gives the picture so far, (3, H, W).
+            on_progress: called after each evaluation.
             should_stop: polled before each evaluation.
 
         Raises:
             LabelsUnmatched: the policy ``reject`` applies.
             SolveCancelled: ``should_stop`` said so.
         """
-        params, seconds = self.params, dict[str, float]()
+        seconds: dict[str, float] = {}
 
         @contextmanager
         def stage(name: str) -> Iterator[None]:
@@ -106,29 +107,44 @@ class Transfer:
             seconds[name] = time.monotonic() - began
 
         with stage("warm_start"):
-            matches = match_labels(self.content.shares(), self.style.shares(), params.label_policy, self.related)
-            look = self._warm_look(matches)
-            warm = LookField(look, self.I)
+            matches = self.match()
+            warm = self.warm_look(matches)
             window = Window.whole(*self.I.shape[1:])
-            B = warm.base(self.I, warm.masks(self.I, window))
+            field = LookField(warm, self.I)
+            B = field.base(self.I, field.masks(self.I, window))
         with stage("solve"):
-            goal, scored, M_content = self._goal(matches)
-            weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
-            objective = FieldObjective(goal, self.I, B, weights)
-            solution = solve_field(
-                objective,
-                SolveLimits(params.max_evaluations, params.time_budget_seconds),
-                lambda progress: on_progress(progress, lambda: objective.picture(progress.grid)),
-                should_stop,
-                identity_grid(self.I.device),
-            )
-        solved = Look(solution.grid, look.affines, look.strengths, look.indices, look.names)
+            levels = [
+                Level(edge, evaluations, lambda edge=edge: self.objective(edge, matches, B))  # type: ignore[misc]
+                for edge, evaluations in plan_levels(max(self.I.shape[1:]), self.params.max_evaluations)
+            ]
+            start = identity_grid(self.I.device)
+            solution = solve_field(levels, self.params.time_budget_seconds, on_progress, should_stop, start)
+        look = Look(solution.grid, warm.affines, warm.strengths, warm.indices, warm.names)
         with stage("score"):
-            O = LookField(solved, self.I)(self.I, window, params.strength)  # noqa: E741
-            quality = score(O, self.I, goal, M_content, scored)
-        return TransferResult(solved, matches, solution, quality, seconds)
+            O = LookField(look, self.I)(self.I, window, self.params.strength)  # noqa: E741
+            quality = self.score(O, matches)
+        return TransferResult(look, matches, solution, quality, seconds)
 
-    def _warm_look(self, matches: Sequence[LabelMatch]) -> Look:
+    def match(self) -> tuple[LabelMatch, ...]:
+        """Which label steers which."""
+        return match_labels(self.content.shares(), self.style.shares(), self.params.label_policy, self.related)
+
+    def score(self, O: Tensor, matches: Sequence[LabelMatch]) -> Quality:  # noqa: E741
+        """Quality numbers of a picture (3, H, W) of the content proxy's size."""
+        scored = _scored(matches)
+        goal, masks = self._goal(self.I, self.S, scored)
+        return score(O, self.I, goal, masks, [match.content_label for match in scored])
+
+    def objective(self, edge_px: int, matches: Sequence[LabelMatch], B: Tensor) -> FieldObjective:
+        """The objective with both photos reduced so that the content's long edge is ``edge_px``."""
+        factor = edge_px / max(self.I.shape[1:])
+        I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))  # noqa: E741
+        goal, _ = self._goal(I, S, _scored(matches))
+        params = self.params
+        return FieldObjective(goal, I, B, Weights(params.content_weight, params.style_weight, params.affine_weight))
+
+    def warm_look(self, matches: Sequence[LabelMatch]) -> Look:
+        """The look of the closed-form transfer alone."""
         affines, strengths = [], []
         for match in matches:
             M = self.content.mask(match.content_label)
@@ -145,10 +161,29 @@ class Transfer:
         grid = identity_grid(self.I.device)
         return Look(grid, torch.stack(affines), torch.tensor(strengths, device=grid.device), indices, names)
 
-    def _goal(self, matches: Sequence[LabelMatch]) -> tuple[StyleGoal, tuple[str, ...], Tensor]:
-        scored = [m for m in matches if m.kind != "kept" and m.content_share >= _MIN_SCORED_SHARE]
-        scored = scored or list(matches[:1])
-        M_content = torch.stack([self.content.mask(m.content_label) for m in scored])
-        M_style = torch.stack([self.style.mask(m.style_label) for m in scored])
-        goal = StyleGoal(self.trunk, FeatureLayers.of(self.trunk), self.I, self.S, M_content, M_style)
-        return goal, tuple(m.content_label for m in scored), M_content
+    def _goal(
+        self,
+        I: Tensor,  # noqa: E741
+        S: Tensor,
+        scored: Sequence[LabelMatch],
+    ) -> tuple[StyleGoal, Tensor]:
+        M_content = torch.stack([self.content.mask(match.content_label) for match in scored])
+        M_style = torch.stack([self.style.mask(match.style_label) for match in scored])
+        M_content, M_style = (
+            functional.interpolate(M[None], size=picture.shape[1:], mode="area")[0]
+            for M, picture in ((M_content, I), (M_style, S))
+        )
+        return StyleGoal(self.trunk, FeatureLayers.of(self.trunk), I, S, M_content, M_style), M_content
+
+
+def _scored(matches: Sequence[LabelMatch]) -> Sequence[LabelMatch]:
+    scored = [match for match in matches if match.kind != "kept" and match.content_share >= _MIN_SCORED_SHARE]
+    return scored or matches[:1]
+
+
+def _reduced(picture: Tensor, factor: float) -> Tensor:
+    """Area-averaged to ``factor`` times the size: (3, H, W) to (3, h, w)."""
+    if factor >= 1:
+        return picture
+    size = [max(round(edge * factor), 3) for edge in picture.shape[1:]]
+    return functional.interpolate(picture[None], size=size, mode="area")[0]

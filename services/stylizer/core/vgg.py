@@ -66,6 +66,7 @@ class VGG19(nn.Module):
         self.register_buffer("std", torch.tensor(self.convention.std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
+        self.to(memory_format=torch.channels_last)  # faster on CPU and GPU, and what the Gram matrices want
 
     def forward(self, O: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:  # noqa: E741
         """Features of pictures.
@@ -85,7 +86,7 @@ class VGG19(nn.Module):
             raise ValueError(f"layers {sorted(missing)} are not in a trunk of {self.layers[0]}..{self.layers[-1]}")
         last = max(LAYERS.index(name) for name in layers)
         x = (O.flip(1) if self.convention.bgr else O) * self.convention.scale
-        x = (x - self.mean) / self.std
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found: dict[str, Tensor] = {}
         for index, module in enumerate(self.features):
             x = module(x)
