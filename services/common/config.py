@@ -18,72 +18,100 @@ class ProcessSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DPST_", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(0, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    http_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
+    )
     address_file: Path | None = Field(
-        None, description='File that receives {"grpc": "host:port", "http": "host:port"} once both ports are bound.'
+        default=None,
+        description='File that receives {"grpc": "host:port", "http": "host:port"} once both ports are bound.',
     )
     exit_with_parent: bool = Field(
-        False, description="Drain and exit when standard input ends: whoever started the process holds its other end."
+        default=False,
+        description="Drain and exit when standard input ends: whoever started the process holds its other end.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
-    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
-    reflection: bool = Field(True, description="Whether gRPC server reflection is on.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe level logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text for people."
+    )
+    reflection: bool = Field(default=True, description="Whether gRPC server reflection is on.")
     max_message_bytes: int = Field(
-        128 * _MIB, ge=_MIB, le=1024 * _MIB, description="Largest gRPC message; holds two photos of max_image_bytes."
+        default=128 * _MIB,
+        ge=_MIB,
+        le=1024 * _MIB,
+        description="Largest gRPC message; holds two photos of max_image_bytes.",
     )
-    max_image_bytes: int = Field(60 * _MIB, ge=1024, description="Largest encoded photo accepted.")
+    max_image_bytes: int = Field(default=60 * _MIB, ge=1024, description="Largest encoded photo accepted.")
     max_pixels: int = Field(
-        100_000_000, ge=1024, description="Largest photo accepted, in pixels; read from its header."
+        default=100_000_000, ge=1024, description="Largest photo accepted, in pixels; read from its header."
     )
-    min_edge_px: int = Field(32, ge=16, description="Smallest edge accepted; below it conv5_1 has nothing to see.")
-    max_edge_px: int = Field(30_000, ge=64, description="Largest edge accepted.")
+    min_edge_px: int = Field(
+        default=32, ge=16, description="Smallest edge accepted; below it conv5_1 has nothing to see."
+    )
+    max_edge_px: int = Field(default=30_000, ge=64, description="Largest edge accepted.")
     drain_seconds: float = Field(
-        30.0, ge=0, description="Grace after SIGTERM for running calls; longer than a usual solve of 10 to 20 s."
+        default=30.0,
+        ge=0,
+        description="Grace after SIGTERM for running calls; longer than a usual solve of 10 to 20 s.",
     )
 
 
 class _ModelSettings(ProcessSettings):
     models_dir: Path | None = Field(
-        None, description="Folder of <name>/<version>/manifest.json; unset means built-in models only."
+        default=None, description="Folder of <name>/<version>/manifest.json; unset means built-in models only."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; cuda refuses to fall back.")
-    threads: int = Field(0, ge=0, description="Threads of one computation; 0 takes every core.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where networks run; cuda refuses to fall back."
+    )
+    threads: int = Field(default=0, ge=0, description="Threads of one computation; 0 takes every core.")
 
 
 class SegmentationSettings(_ModelSettings):
     """Settings of the segmentation service."""
 
-    port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8082, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
+    port: int = Field(default=50052, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    http_port: int = Field(
+        default=8082, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
+    )
     segmentation_model: str = Field(
-        "auto", description='Network as "name" or "name/version"; auto takes the first found, else one region.'
+        default="auto", description='Network as "name" or "name/version"; auto takes the first found, else one region.'
     )
 
 
 class StylizerSettings(_ModelSettings):
     """Settings of the stylizer service."""
 
-    port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8083, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
-    features_model: str = Field(
-        "auto", description='Feature network as "name" or "name/version"; auto takes the first found, else built-in.'
+    port: int = Field(default=50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    http_port: int = Field(
+        default=8083, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
     )
-    queue_limit: int = Field(16, ge=0, description="Requests that may wait for a slot before new ones are refused.")
+    features_model: str = Field(
+        default="auto",
+        description='Feature network as "name" or "name/version"; auto takes the first found, else built-in.',
+    )
+    queue_limit: int = Field(
+        default=16, ge=0, description="Requests that may wait for a slot before new ones are refused."
+    )
 
 
 class GatewaySettings(ProcessSettings):
     """Settings of the gateway."""
 
-    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    http_port: int = Field(8080, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one.")
-    segmentation_address: str = Field("127.0.0.1:50052", description="gRPC target of the segmentation service.")
-    stylizer_address: str = Field("127.0.0.1:50053", description="gRPC target of the stylizer service.")
+    port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    http_port: int = Field(
+        default=8080, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
+    )
+    segmentation_address: str = Field(default="127.0.0.1:50052", description="gRPC target of the segmentation service.")
+    stylizer_address: str = Field(default="127.0.0.1:50053", description="gRPC target of the stylizer service.")
     segment_timeout_seconds: float = Field(
-        60.0, gt=0, description="Longest segmentation call; a 12 MP photo takes about a second."
+        default=60.0, gt=0, description="Longest segmentation call; a 12 MP photo takes about a second."
     )
     solve_timeout_seconds: float = Field(
-        1800.0, gt=0, description="Longest stylizer call without a caller's deadline, waiting included."
+        default=1800.0, gt=0, description="Longest stylizer call without a caller's deadline, waiting included."
     )
-    map_edge_px: int = Field(1024, ge=64, description="Long edge of label maps asked from the segmentation service.")
+    map_edge_px: int = Field(
+        default=1024, ge=64, description="Long edge of label maps asked from the segmentation service."
+    )

@@ -1,0 +1,49 @@
+"""``python -m gateway``: the process that callers talk to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+
+import grpc.aio
+from dpst.v1.photo_style_pb2_grpc import add_PhotoStyleServicer_to_server
+from dpst.v1.segmentation_pb2_grpc import SegmentationStub
+from dpst.v1.stylizer_pb2_grpc import StylizerStub
+
+from gateway.pipeline import Pipeline
+from gateway.readiness import follow_health
+from gateway.servicer import PhotoStyleServicer
+from services.common.client import make_channel
+from services.common.config import GatewaySettings
+from services.common.metrics import Metrics
+from services.common.process import run_process
+
+
+class _Gateway:
+    names: tuple[str, ...] = ("dpst.v1.PhotoStyle",)
+
+    def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
+        self._segmentation = make_channel(settings.segmentation_address, settings, metrics)
+        self._stylizer = make_channel(settings.stylizer_address, settings, metrics)
+        self._pipeline = Pipeline(SegmentationStub(self._segmentation), StylizerStub(self._stylizer), settings, metrics)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline), server)
+
+    async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
+        channels = {"dpst.v1.Segmentation": self._segmentation, "dpst.v1.Stylizer": self._stylizer}
+        await follow_health(channels, serving)
+
+    async def stop(self) -> None:
+        await self._segmentation.close()
+        await self._stylizer.close()
+
+
+def main() -> int:
+    """Serve until SIGTERM; return the exit status."""
+    settings = GatewaySettings()
+    return run_process("gateway", settings, lambda metrics: _Gateway(settings, metrics))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

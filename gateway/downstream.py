@@ -1,0 +1,54 @@
+"""Calls to the services behind the gateway: how long they may take, and what their failures mean to our caller."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+
+from services.common.errors import DeadlineExceeded, Unavailable
+from services.common.status import retryable
+
+__all__ = ["Deadline", "explained"]
+
+# Time to pass a late answer's status on before the caller's own clock runs out.
+_MARGIN_SECONDS = 0.25
+# A restarted process has its networks warm again within about this time.
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The caller's deadline; ``seconds`` is what remained when the request came, None if there is none."""
+
+    seconds: float | None
+    _start: float = field(default_factory=time.monotonic)
+
+    def timeout(self, at_most_seconds: float) -> float:
+        """Seconds a downstream call may take: what remains less a margin, and never more than ``at_most_seconds``.
+
+        Raises ``DeadlineExceeded`` if nothing remains.
+        """
+        if self.seconds is None:
+            return at_most_seconds
+        remaining = self.seconds - (time.monotonic() - self._start) - _MARGIN_SECONDS
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline passed before the work could go on")
+        return min(remaining, at_most_seconds)
+
+
+def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError) -> Exception:
+    """Return what to raise instead of ``error``, which ``service`` gave or its absence caused.
+
+    An answer of the service itself stays as it is; what the transport says is put into words that name the service.
+    """
+    code = error.code()
+    if code is grpc.StatusCode.UNAVAILABLE and not retryable(error):
+        return Unavailable(f"the {service} service cannot be reached", _RETRY_SECONDS)
+    if code is grpc.StatusCode.CANCELLED:  # not by us: then asyncio.CancelledError would have been raised
+        return Unavailable(f"the {service} service stopped while it worked on this request", _RETRY_SECONDS)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"the {service} service did not finish within {timeout_seconds:.1f} s")
+    return error

@@ -1,0 +1,169 @@
+"""The trip of one transfer: admit, segment both photos, stylize, and tell the caller about it on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
+
+from gateway.admission import admit
+from gateway.downstream import Deadline, explained
+from gateway.regions import Regions, find_regions
+from services.common.config import GatewaySettings
+from services.common.errors import ServiceError
+from services.common.logs import bind_request_id, current_request_id
+from services.common.metrics import Metrics
+
+if TYPE_CHECKING:  # the stubs of these classes have no code behind them
+    from dpst.v1.segmentation_pb2_grpc import SegmentationAsyncStub
+    from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
+
+__all__ = ["Pipeline"]
+
+_Event = photo_style_pb2.TransferStreamResponse
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+
+class Pipeline:
+    """Runs transfers on the services behind ``segmentation`` and ``stylizer``."""
+
+    def __init__(
+        self,
+        segmentation: SegmentationAsyncStub,
+        stylizer: StylizerAsyncStub,
+        settings: GatewaySettings,
+        metrics: Metrics,
+    ) -> None:
+        self._segmentation = segmentation
+        self._stylizer = stylizer
+        self._settings = settings
+        self._metrics = metrics
+
+    async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
+        """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.
+
+        Raises ``ServiceError``, or the ``AioRpcError`` of the service that refused. Closing the generator, or
+        cancelling the task that reads it, cancels the calls that are running.
+        """
+        started = time.perf_counter()
+        sequence = 0
+        previewed = False
+        with self._counted():
+            async with aclosing(self._events(transfer, deadline)) as events:
+                async for event in events:
+                    sequence += 1
+                    event.sequence = sequence
+                    if event.iteration.preview_jpeg and not previewed:
+                        previewed = True
+                        self._metrics.first_preview_seconds.observe(time.perf_counter() - started)
+                    if event.HasField("done"):
+                        end_to_end = self._timed(report_pb2.STAGE_END_TO_END, started)
+                        event.done.report.stages.append(end_to_end)
+                    yield event
+
+    async def _events(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
+        await asyncio.to_thread(admit, transfer, self._settings)
+        ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
+        yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))
+        started = time.perf_counter()
+        if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):
+            yield _Event(stage=progress_pb2.StageStarted(stage=report_pb2.STAGE_SEGMENT))
+        content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
+        if content.model or style.model:
+            _describe(ours, content, style)
+            ours.stages.append(self._timed(report_pb2.STAGE_SEGMENT, started))
+        request = stylizer_pb2.StylizeRequest(
+            content=transfer.content,
+            style=transfer.style,
+            content_labels=content.labels,
+            style_labels=style.labels,
+            params=transfer.params,
+            output=transfer.output,
+        )
+        async with aclosing(self._stylize(request, deadline)) as responses:
+            async for response in responses:
+                yield _forwarded(response, ours)
+
+    async def _stylize(
+        self, request: stylizer_pb2.StylizeRequest, deadline: Deadline
+    ) -> AsyncGenerator[stylizer_pb2.StylizeResponse, None]:
+        timeout = deadline.timeout(self._settings.solve_timeout_seconds)
+        call = self._stylizer.Stylize(request, timeout=timeout)
+        finished = False
+        try:
+            async for response in call:
+                finished = response.HasField("done")
+                if not response.HasField("checkpoint"):  # of no use before transfers can be resumed
+                    yield response
+        except grpc.aio.AioRpcError as error:
+            raise explained("stylizer", timeout, error) from error
+        finally:
+            call.cancel()  # ends the solve if our caller has gone; no effect on a finished call
+        if not finished:
+            raise RuntimeError("the stylizer's stream ended without a result")
+
+    def _timed(self, stage: report_pb2.Stage.ValueType, started: float) -> report_pb2.StageTime:
+        seconds = time.perf_counter() - started
+        name = report_pb2.Stage.Name(stage).removeprefix("STAGE_").lower()
+        self._metrics.stage_duration_seconds.labels(name).observe(seconds)
+        return report_pb2.StageTime(stage=stage, seconds=seconds)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        outcome = "failed"
+        self._metrics.inflight.inc()
+        try:
+            yield
+            outcome = "done"
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        except ServiceError as error:
+            outcome = "refused" if error.code in _REFUSALS else "failed"
+            raise
+        except grpc.aio.AioRpcError as error:
+            outcome = "refused" if error.code() in _REFUSALS else "failed"
+            raise
+        finally:
+            self._metrics.inflight.dec()
+            self._metrics.jobs_total.labels(outcome).inc()
+
+
+def _describe(report: report_pb2.TransferReport, content: Regions, style: Regions) -> None:
+    if content.model is not None:
+        report.content_segmentation_model.CopyFrom(content.model)
+    if style.model is not None:
+        report.style_segmentation_model.CopyFrom(style.model)
+    built_in = {model.description for model in (content.model, style.model) if model is not None and model.built_in}
+    report.notes.extend(f"Labels: {text}" for text in sorted(built_in))
+
+
+def _forwarded(response: stylizer_pb2.StylizeResponse, ours: report_pb2.TransferReport) -> _Event:
+    """Return the caller's form of a stylizer's event, the gateway's part of the report added to ``done``."""
+    kind = response.WhichOneof("event")
+    if kind == "queued":
+        return _Event(queued=response.queued)
+    if kind == "stage":
+        return _Event(stage=response.stage)
+    if kind == "iteration":
+        return _Event(iteration=response.iteration)
+    if kind == "chunk":
+        return _Event(chunk=response.chunk)
+    report = report_pb2.TransferReport()
+    report.CopyFrom(ours)
+    report.MergeFrom(response.done.report)  # appends the stylizer's stages and notes to ours
+    report.request_id = ours.request_id
+    return _Event(done=progress_pb2.Done(report=report, look=response.done.look))
