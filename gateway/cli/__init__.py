@@ -1,0 +1,27 @@
+"""The ``dpst`` command."""
+
+from __future__ import annotations
+
+import os
+
+# Before grpc is imported: its core reports every lost connection on standard error, where our own line stands.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import click
+
+from gateway.cli.segment import segment
+from gateway.cli.stylize import stylize
+from gateway.cli.up import up
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dpst", message="dpst %(version)s")
+def main() -> None:
+    """Put one photo's light and weather on another; the result is still a photograph."""
+
+
+main.add_command(up)
+main.add_command(stylize)
+main.add_command(segment)

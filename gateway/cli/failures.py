@@ -1,0 +1,43 @@
+"""What a person sees when a command fails: one line, and an exit status that scripts can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import grpc
+from pydantic import ValidationError
+
+from gateway.stack import StackError
+
+__all__ = ["explained_failures"]
+
+_FAILED = 1
+_USAGE = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turn expected failures into ``error: ...`` on standard error and an exit status: 1, or 130 for Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        raise click.exceptions.Exit(_INTERRUPTED) from None
+    except grpc.RpcError as error:
+        code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
+        text = error.details() if isinstance(error, grpc.Call) else str(error)
+        _fail(f"{code}: {text}", _FAILED)
+    except ValidationError as error:
+        names = ((".".join(map(str, problem["loc"])).upper(), problem["msg"]) for problem in error.errors())
+        problems = "; ".join(f"DPST_{name}: {text}" for name, text in names)
+        _fail(problems, _USAGE)
+    except (StackError, OSError) as error:
+        _fail(str(error), _FAILED)
+
+
+def _fail(text: str, status: int) -> None:
+    click.echo(f"error: {text}", err=True)
+    raise click.exceptions.Exit(status) from None

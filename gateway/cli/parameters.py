@@ -1,0 +1,71 @@
+"""Flags of the transfer parameters. A flag that is not given stays unset, so that the server's default applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+from dpst.v1 import labels_pb2, params_pb2
+
+__all__ = ["FIELDS", "parameter_flags", "params_message"]
+
+_MODE = ("field", "paper")
+_PRESERVE = ("none", "luminance", "chroma")
+_POLICY = ("merge", "global", "keep", "reject")
+
+# Field of TransferParams -> its flag, type, and help. The server holds defaults and ranges.
+FIELDS: Mapping[str, tuple[str, Any, str]] = {
+    "mode": ("--mode", click.Choice(_MODE), "How the picture is computed."),
+    "strength": ("--strength", float, "How much of the look is applied, 0..1."),
+    "label_strengths": ("--label-strength", str, "Strength of one label, NAME=0..1; may be repeated."),
+    "preserve": ("--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged."),
+    "content_weight": ("--content-weight", float, "Weight of the content loss."),
+    "style_weight": ("--style-weight", float, "Weight of each layer's style loss."),
+    "affine_weight": ("--affine-weight", float, "Weight of the matting-Laplacian term."),
+    "solve_edge_px": ("--solve-edge", click.IntRange(1), "Long edge in pixels at which the optimisation runs."),
+    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations."),
+    "time_budget_seconds": ("--time-budget", float, "Most seconds of solving; 0 = no limit."),
+    "label_policy": ("--label-policy", click.Choice(_POLICY), "What happens to labels that the style photo lacks."),
+    "seed": ("--seed", click.IntRange(0), "Seed of everything random."),
+    "features": ("--features", str, "Feature network as NAME or NAME/VERSION."),
+    "preview_every": ("--preview-every", click.IntRange(0), "Evaluations between two previews; 0 = none."),
+}
+
+
+def parameter_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags of ``FIELDS`` to a click command; its values come under the fields' names."""
+    for field, (flag, kind, text) in reversed(list(FIELDS.items())):
+        multiple = field == "label_strengths"
+        command = click.option(flag, field, type=kind, default=None, multiple=multiple, help=text)(command)
+    return command
+
+
+def params_message(values: Mapping[str, Any]) -> params_pb2.TransferParams:
+    """Build the message from the values of ``parameter_flags``; None stays unset."""
+    message = params_pb2.TransferParams()
+    for field in FIELDS:
+        value = values[field]
+        if value is None:
+            continue
+        if field == "label_strengths":
+            for entry in value:
+                name, strength = _named_strength(entry)
+                message.label_strengths[name] = strength
+        elif field == "mode":
+            message.mode = params_pb2.Mode.Value(f"MODE_{value.upper()}")
+        elif field == "preserve":
+            message.preserve = params_pb2.Preserve.Value(f"PRESERVE_{value.upper()}")
+        elif field == "label_policy":
+            message.label_policy = labels_pb2.LabelPolicy.Value(f"LABEL_POLICY_{value.upper()}")
+        else:
+            setattr(message, field, value)
+    return message
+
+
+def _named_strength(entry: str) -> tuple[str, float]:
+    name, _, number = entry.partition("=")
+    try:
+        return name, float(number)
+    except ValueError as error:
+        raise click.BadParameter(f"{entry!r} is not of the form NAME=NUMBER", param_hint="--label-strength") from error
