@@ -87,8 +87,10 @@ class Photo:
         scale = min(1.0, edge_px / long_edge)
         width, height = (max(1, round(edge * scale)) for edge in (info.width_px, info.height_px))
         options = {}
-        if self._loader == "jpeg":  # the decoder itself averages blocks of 2, 4 or 8 pixels
-            options["shrink"] = max(s for s in (1, 2, 4, 8) if s == 1 or long_edge >= s * edge_px)
+        if self._loader == "jpeg":
+            # The decoder itself averages blocks of 2, 4 or 8 pixels; a block cut by the border would shift pixels.
+            fits = [s for s in (2, 4, 8) if long_edge >= s * edge_px and info.width_px % s == info.height_px % s == 0]
+            options["shrink"] = max([1, *fits])
         with self._errors():
             image = self._working(self._load(**options))
             peak = 255 if image.format == "uchar" else 65535
@@ -166,6 +168,8 @@ def _find_loader(data: bytes, field: str) -> str:
     found = pyvips.vips_lib.vips_foreign_find_load_buffer(data, len(data)) if data else pyvips.ffi.NULL
     if found == pyvips.ffi.NULL:
         pyvips.Error("")  # empties libvips' error buffer
+        if data.startswith((b"II*\0", b"MM\0*")):  # recognised by libvips only if its directory is whole
+            return "tiff"
         raise InvalidArgument(field, f"{len(data)} bytes that are no known image", _EXPECTED)
     name = pyvips.ffi.string(found).decode()
     if name not in _LOADERS:

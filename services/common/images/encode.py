@@ -131,3 +131,4 @@ def _attach(image: pyvips.Image, like: Photo, output: OutputFormat) -> None:
                 value = _XMP_ORIENTATION.sub(rb"\g<1>1", value)
             image.set_type(header.get_typeof(name), name, value)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # takes the thumbnail out of the EXIF data
