@@ -24,5 +24,5 @@ class LookError(ParameterError):
     """Bytes that are not a look, or one of another version."""
 
 
-class SolveCancelled(Exception):  # noqa: N818 - an outcome, not a fault
+class SolveCancelled(Exception):
     """The caller asked the solver to stop; nothing of the result is wanted."""

@@ -1,8 +1,8 @@
 """The bilateral-grid field of affine colour maps (Chen, Paris, Durand 2007; Gharbi et al. 2017).
 
-A grid cell holds 12 numbers: the rows of [A | b], a 3x3 matrix and an offset. At a pixel they are read by trilinear interpolation over
-(luma of the guide, y, x), and applied to the warm start as ``O = B + A·(B − ½) + b``, so that a grid of zeros is the
-identity.
+A grid cell holds 12 numbers: the rows of [A | b], a 3x3 matrix and an offset. At a pixel they are read by trilinear
+interpolation over (luma of the guide, y, x), and applied to the warm start as ``O = B + A·(B − ½) + b``, so that a grid
+of zeros is the identity.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Window:
         return y.to(like), x.to(like)
 
 
-def luma(I: Tensor) -> Tensor:  # noqa: E741
+def luma(I: Tensor) -> Tensor:
     """Luma of gamma-encoded RGB, ITU-R BT.601: (3, H, W) to (H, W)."""
     return I[0] * _LUMA[0] + I[1] * _LUMA[1] + I[2] * _LUMA[2]
 
 
-def trilinear_weights(I: Tensor, window: Window, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:  # noqa: E741
+def trilinear_weights(I: Tensor, window: Window, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """The eight cells that each pixel reads, and with what weight.
 
     Args:
@@ -86,7 +86,7 @@ def trilinear_weights(I: Tensor, window: Window, shape: tuple[int, int, int]) ->
     return index, weight
 
 
-def slice_grid(grid: Tensor, I: Tensor, window: Window) -> Tensor:  # noqa: E741
+def slice_grid(grid: Tensor, I: Tensor, window: Window) -> Tensor:
     """Read the grid at every pixel of a window, once; :class:`GridSlicer` is for doing it again and again.
 
     Args:
@@ -107,7 +107,7 @@ class GridSlicer:
     Ten times faster than ``grid_sample`` at 256 px on 2 cores, and deterministic.
     """
 
-    def __init__(self, I: Tensor, window: Window, shape: tuple[int, int, int, int] = GRID_SHAPE) -> None:  # noqa: E741
+    def __init__(self, I: Tensor, window: Window, shape: tuple[int, int, int, int] = GRID_SHAPE) -> None:
         index, weight = trilinear_weights(I, window, _cells(shape))
         pixels, cells = index.shape[0], shape[1] * shape[2] * shape[3]
         flat = index.flatten()
@@ -159,6 +159,6 @@ def grid_smoothness(grid: Tensor) -> Tensor:
     return total / (grid.numel() / grid.shape[0])
 
 
-def gamut_penalty(O: Tensor) -> Tensor:  # noqa: E741
+def gamut_penalty(O: Tensor) -> Tensor:
     """Mean squared excess over 0..1."""
     return (functional.relu(O - 1).square() + functional.relu(-O).square()).mean()

@@ -14,7 +14,7 @@ def _box_mean(x: Tensor, radius: int) -> Tensor:
     return functional.avg_pool2d(x[None], 2 * radius + 1, 1, padding=radius, count_include_pad=False)[0]
 
 
-def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 1e-4) -> Tensor:  # noqa: E741
+def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 1e-4) -> Tensor:
     """Coefficients of the guided filter: the filtered mask is ``a·I + b`` at any size of I.
 
     Args:

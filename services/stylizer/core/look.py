@@ -90,7 +90,9 @@ class Look:
                 and (not floating or bool(np.isfinite(array).all()))
             )
             if not fine:
-                raise LookError(f"look.data.{name}", "a value that no look has", f"must have shape {shape or 'of a look'}")
+                raise LookError(
+                    f"look.data.{name}", "a value that no look has", f"must have shape {shape or 'of a look'}"
+                )
         grid, indices = arrays["grid"], arrays["indices"]
         if not (0 < count <= _MAX_LABELS and grid.ndim == 4 and grid.shape[0] == GRID_SHAPE[0] and min(grid.shape) > 1):
             raise LookError("look.data.grid", grid.shape, "must be (12, D, Gy, Gx)")
@@ -130,7 +132,7 @@ class LookField:
         radius = min(FEATHER_RADIUS, (min(proxy.shape[1:]) - 1) // 2)
         self._mask_coefficients = guided_coefficients(proxy, masks, radius) if len(look.names) > 1 else None
 
-    def masks(self, I: Tensor, window: Window) -> Tensor:  # noqa: E741
+    def masks(self, I: Tensor, window: Window) -> Tensor:
         """Soft masks at the pixels of a window: (3, rows, width) gives (L, rows, width), summing to 1."""
         if self._mask_coefficients is None:
             return I.new_ones((1, *I.shape[1:]))
@@ -148,15 +150,15 @@ class LookField:
         masks = ((coefficients[:, :3] * I[None]).sum(dim=1) + coefficients[:, 3]).clamp(0, 1)
         return masks / masks.sum(dim=0, keepdim=True).clamp_min(1e-6)
 
-    def base(self, I: Tensor, masks: Tensor) -> Tensor:  # noqa: E741
+    def base(self, I: Tensor, masks: Tensor) -> Tensor:
         """The warm start: each label's affine map, blended by the masks."""
         affine = torch.einsum("lhw,lij->ijhw", masks, self.look.affines)
         return (affine[:, :3] * I[None]).sum(dim=1) + affine[:, 3]
 
-    def __call__(self, I: Tensor, window: Window, strength: float = 1.0) -> Tensor:  # noqa: E741
+    def __call__(self, I: Tensor, window: Window, strength: float = 1.0) -> Tensor:
         """The restyled pixels of a window: (3, rows, width) RGB 0..1 to the same shape, not clipped."""
         masks = self.masks(I, window)
         B = self.base(I, masks)
-        O = apply_coefficients(B, slice_grid(self.look.grid, I, window))  # noqa: E741
+        O = apply_coefficients(B, slice_grid(self.look.grid, I, window))
         share = strength * torch.einsum("lhw,l->hw", masks, self.look.strengths)
         return I + share * (O - I)

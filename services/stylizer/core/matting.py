@@ -52,7 +52,7 @@ class MattingLaplacian:
         epsilon: Levin's ε.
     """
 
-    def __init__(self, I: Tensor, epsilon: float = EPSILON) -> None:  # noqa: E741
+    def __init__(self, I: Tensor, epsilon: float = EPSILON) -> None:
         self._I = I.double()
         self._mean = _box(self._I) / 9
         pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
@@ -60,7 +60,14 @@ class MattingLaplacian:
         rr, rg, rb, gg, gb, bb = cov
         rr, gg, bb = rr + epsilon / 9, gg + epsilon / 9, bb + epsilon / 9
         cofactors = torch.stack(
-            [gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb, rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg]
+            [
+                gg * bb - gb * gb,
+                gb * rb - rg * bb,
+                rg * gb - gg * rb,
+                rr * bb - rb * rb,
+                rb * rg - rr * gb,
+                rr * gg - rg * rg,
+            ]
         )
         determinant = rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2]
         i_rr, i_rg, i_rb, i_gg, i_gb, i_bb = cofactors / determinant
@@ -112,7 +119,7 @@ def matting_energy(x: Tensor, laplacian: MattingLaplacian) -> Tensor:
     return energy
 
 
-def assembled_laplacian(I: NDArray[np.floating[Any]], epsilon: float = EPSILON) -> sparse.csr_array:  # noqa: E741
+def assembled_laplacian(I: NDArray[np.floating[Any]], epsilon: float = EPSILON) -> sparse.csr_array:
     """The matting Laplacian as a sparse matrix, about 25 non-zeros a pixel; for tests and small pictures.
 
     Args:

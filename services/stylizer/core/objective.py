@@ -87,7 +87,7 @@ class StyleGoal:
         self,
         trunk: VGG19,
         layers: FeatureLayers,
-        I: Tensor,  # noqa: E741
+        I: Tensor,
         S: Tensor,
         M_content: Tensor,
         M_style: Tensor,
@@ -135,7 +135,7 @@ class FieldObjective:
     same at every size; the published code sums over its 700 px pictures.
     """
 
-    def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, weights: Weights) -> None:  # noqa: E741
+    def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, weights: Weights) -> None:
         self._goal, self._I, self._B, self._weights = goal, I, B, weights
         self._window = Window.whole(*I.shape[1:])
         self._slicer = GridSlicer(I, self._window)
@@ -148,7 +148,7 @@ class FieldObjective:
 
     def __call__(self, grid: Tensor) -> tuple[Tensor, Losses]:
         """The total, differentiable in the grid, and its terms."""
-        O = self.picture(grid)  # noqa: E741
+        O = self.picture(grid)
         features = self._goal.trunk(O[None], self._goal.layers.all)
         scale, weights = self._scale, self._weights
         style = scale * weights.style * self._goal.style(features)

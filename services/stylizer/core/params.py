@@ -49,7 +49,7 @@ class TransferParams:
 
     mode: str = "field"
     strength: float = 1.0
-    label_strengths: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    label_strengths: Mapping[str, float] = field(default_factory=dict)
     preserve: str = "none"
     content_weight: float = 5.0
     style_weight: float = 100.0

@@ -49,7 +49,7 @@ class Quality:
     labels: tuple[LabelQuality, ...]
 
 
-def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tensor:  # noqa: E741
+def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tensor:
     """Matting energy of each 3x3 window, summed over channels: (3, H, W) gives (H-2, W-2) float64.
 
     9 times (variance of O in the window minus the part that the ridge fit on I explains).
@@ -67,7 +67,7 @@ def _box_mean(x: Tensor) -> Tensor:
     return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
-def edge_similarity(O: Tensor, I: Tensor) -> float:  # noqa: E741
+def edge_similarity(O: Tensor, I: Tensor) -> float:
     """SSIM (11x11 box windows, C1 = 0.01², C2 = 0.03²) of Sobel magnitudes of luma, each divided by its mean."""
     x, y = (_sobel(luma(picture.double())) for picture in (O, I))
     x, y = x / x.mean().clamp_min(1e-12), y / y.mean().clamp_min(1e-12)
@@ -91,13 +91,13 @@ def _sobel(Y: Tensor) -> Tensor:
     return (gx.square() + gy.square()).sqrt()
 
 
-def clipped(O: Tensor) -> Tensor:  # noqa: E741
+def clipped(O: Tensor) -> Tensor:
     """Where channel values of the 8-bit picture stand at 0 or 255: (3, H, W) to booleans."""
     levels = (O * 255).round()
     return (levels <= 0) | (levels >= 255)
 
 
-def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[str]) -> Quality:  # noqa: E741
+def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[str]) -> Quality:
     """Score a picture.
 
     Args:
@@ -107,7 +107,7 @@ def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[
         masks: (L, H, W) hard masks of the labels in ``names``, those of the goal.
         names: the labels.
     """
-    O = O.clamp(0, 1)  # noqa: E741
+    O = O.clamp(0, 1)
     with torch.no_grad():
         picture, untouched = (goal.trunk(x[None], goal.layers.all) for x in (O, I))
         distances = [goal.style_by_label(features).tolist() for features in (picture, untouched)]
@@ -134,4 +134,3 @@ def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[
             scored_edge_px=max(I.shape[1:]),
             labels=tuple(labels),
         )
-

@@ -89,14 +89,14 @@ def identity_grid(device: torch.device) -> Tensor:
 
 
 def plan_levels(edge_px: int, max_evaluations: int) -> tuple[tuple[int, int], ...]:
-    """Edge and evaluations of each level, coarsest first: half of the evaluations at half the size, where that makes sense."""
+    """Edge and evaluations of each level: first half of the evaluations at half the size, if that is not too small."""
     coarse_edge, coarse = edge_px // 2, int(max_evaluations * _COARSE_SHARE)
     if coarse_edge < _COARSEST_EDGE_PX or coarse < 4:
         return ((edge_px, max_evaluations),)
     return ((coarse_edge, coarse), (edge_px, max_evaluations - coarse))
 
 
-class _Stop(Exception):  # noqa: N818 - ends torch's line search, never leaves this module
+class _Stop(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
@@ -190,7 +190,7 @@ class _Run:
             line_search_fn="strong_wolfe",
         )
         try:
-            optimiser.step(closure)
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
             self.stopped_by = "plateau"  # the line search found no further descent
         except _Stop as stop:
             self.stopped_by = stop.reason

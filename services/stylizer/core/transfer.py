@@ -74,7 +74,7 @@ class Transfer:
 
     trunk: VGG19
     params: TransferParams
-    I: Tensor  # noqa: E741
+    I: Tensor
     S: Tensor
     content: Regions
     style: Regions
@@ -121,7 +121,7 @@ class Transfer:
             solution = solve_field(levels, self.params.time_budget_seconds, on_progress, should_stop, start)
         look = Look(solution.grid, warm.affines, warm.strengths, warm.indices, warm.names)
         with stage("score"):
-            O = LookField(look, self.I)(self.I, window, self.params.strength)  # noqa: E741
+            O = LookField(look, self.I)(self.I, window, self.params.strength)
             quality = self.score(O, matches)
         return TransferResult(look, matches, solution, quality, seconds)
 
@@ -129,7 +129,7 @@ class Transfer:
         """Which label steers which."""
         return match_labels(self.content.shares(), self.style.shares(), self.params.label_policy, self.related)
 
-    def score(self, O: Tensor, matches: Sequence[LabelMatch]) -> Quality:  # noqa: E741
+    def score(self, O: Tensor, matches: Sequence[LabelMatch]) -> Quality:
         """Quality numbers of a picture (3, H, W) of the content proxy's size."""
         scored = _scored(matches)
         goal, masks = self._goal(self.I, self.S, scored)
@@ -138,7 +138,7 @@ class Transfer:
     def objective(self, edge_px: int, matches: Sequence[LabelMatch], B: Tensor) -> FieldObjective:
         """The objective with both photos reduced so that the content's long edge is ``edge_px``."""
         factor = edge_px / max(self.I.shape[1:])
-        I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))  # noqa: E741
+        I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))
         goal, _ = self._goal(I, S, _scored(matches))
         params = self.params
         return FieldObjective(goal, I, B, Weights(params.content_weight, params.style_weight, params.affine_weight))
@@ -163,7 +163,7 @@ class Transfer:
 
     def _goal(
         self,
-        I: Tensor,  # noqa: E741
+        I: Tensor,
         S: Tensor,
         scored: Sequence[LabelMatch],
     ) -> tuple[StyleGoal, Tensor]:

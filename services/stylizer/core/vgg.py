@@ -66,9 +66,12 @@ class VGG19(nn.Module):
         self.register_buffer("std", torch.tensor(self.convention.std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)  # faster on CPU and GPU, and what the Gram matrices want
+        for parameter in self.parameters():  # faster on CPU and GPU, and what the Gram matrices want
+            parameter.data = (
+                parameter.data.contiguous(memory_format=torch.channels_last) if parameter.ndim == 4 else parameter.data
+            )
 
-    def forward(self, O: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:  # noqa: E741
+    def forward(self, O: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Features of pictures.
 
         Args:
@@ -104,7 +107,7 @@ def vgg19(weights: Mapping[str, Tensor], convention: InputConvention, depth: str
     """A trunk with given weights.
 
     Args:
-        weights: torchvision's keys (``features.0.weight`` …), any float dtype; deeper layers than ``depth`` are ignored.
+        weights: torchvision's keys (``features.0.weight`` …), any float dtype; layers beyond ``depth`` are ignored.
         convention: how pixels enter this training run of the network.
         depth: deepest layer kept.
 

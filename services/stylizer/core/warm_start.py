@@ -30,7 +30,8 @@ def colour_statistics(pixels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _square_root(S: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(S)
-    return vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+    root: Tensor = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+    return root
 
 
 def monge_kantorovich(

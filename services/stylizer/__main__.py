@@ -1,0 +1,19 @@
+"""``python -m services.stylizer``: the stylizer process."""
+
+from __future__ import annotations
+
+import sys
+
+from services.common.config import StylizerSettings
+from services.common.process import run_process
+from services.stylizer.servicer import StylizerService
+
+
+def main() -> int:
+    """Serve until told to stop; gives the exit status."""
+    settings = StylizerSettings()
+    return run_process("stylizer", settings, lambda metrics: StylizerService(settings, metrics))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The feature network that a stylizer holds warm: from a model folder, or the built-in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from services.common.models import Model, ModelError
+from services.stylizer.core.vgg import VGG19, InputConvention, random_vgg19, vgg19
+
+__all__ = ["FeatureNetwork", "load_features", "pick_device"]
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A trunk on its device, with what a report says about it."""
+
+    trunk: VGG19
+    name: str
+    version: str
+    device: torch.device
+    built_in: bool
+    description: str
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that ``DPST_DEVICE`` asks for.
+
+    Raises:
+        ModelError: ``cuda`` was asked for and is not there.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ModelError("DPST_DEVICE=cuda but torch finds no CUDA device; set DPST_DEVICE=auto or cpu to run without")
+    return torch.device("cuda", 0)
+
+
+def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
+    """Load a feature network onto a device.
+
+    Args:
+        model: a verified model folder of the task ``features``; None takes the built-in random trunk.
+        device: where it runs.
+
+    Raises:
+        ModelError: the manifest or the weights are not those of a VGG-19.
+    """
+    if model is None:
+        trunk = random_vgg19(seed=0).to(device)
+        text = "VGG-19 conv1_1..conv3_1 with seeded random weights, because no model file was given"
+        return FeatureNetwork(trunk, "random-vgg19", "1", device, True, text)
+    convention = _convention(model)
+    files = [name for name in model.manifest["files"] if name.endswith(".safetensors")]
+    if len(files) != 1:
+        raise ModelError(
+            f"{model.folder / 'manifest.json'}: must list exactly one .safetensors file, lists {len(files)}"
+        )
+    path = model.file(files[0])
+    try:
+        trunk = vgg19(load_file(path), convention)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelError(f"{path}: not the weights of a VGG-19 under torchvision's key names ({error})") from error
+    text = str(model.manifest.get("source", model.name))
+    return FeatureNetwork(trunk.to(device), model.name, model.version, device, False, text)
+
+
+def _convention(model: Model) -> InputConvention:
+    entry: Any = model.manifest.get("input")
+    where = f"{model.folder / 'manifest.json'}: input"
+    if not isinstance(entry, Mapping):
+        raise ModelError(f"{where}: missing; it says channels, range, mean and std")
+    channels, value_range = entry.get("channels"), entry.get("range")
+    if channels not in ("RGB", "BGR"):
+        raise ModelError(f"{where}.channels: got {channels!r}, must be RGB or BGR")
+    if value_range not in ("0..1", "0..255"):
+        raise ModelError(f"{where}.range: got {value_range!r}, must be 0..1 or 0..255")
+    mean, std = _triple(entry.get("mean"), f"{where}.mean"), _triple(entry.get("std"), f"{where}.std")
+    if min(std) <= 0:
+        raise ModelError(f"{where}.std: got {list(std)}, must be above 0")
+    return InputConvention(channels == "BGR", 255.0 if value_range == "0..255" else 1.0, mean, std)
+
+
+def _triple(value: Any, where: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = (float(number) for number in value)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: got {value!r}, must be three numbers") from error
+    return first, second, third

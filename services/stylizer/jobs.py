@@ -1,0 +1,152 @@
+"""What crosses the boundary between the gRPC process and its worker: plain values that pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from services.common.images import OutputFormat, PhotoInfo
+from services.common.label_maps import LabelMap
+from services.stylizer.core.matching import LabelMatch
+from services.stylizer.core.objective import Losses
+from services.stylizer.core.params import TransferParams
+from services.stylizer.core.quality import Quality
+
+__all__ = [
+    "Ended",
+    "Failed",
+    "Finished",
+    "Iterated",
+    "Job",
+    "NetworkInfo",
+    "Picture",
+    "Queued",
+    "Ready",
+    "RenderJob",
+    "Rendered",
+    "StageBegan",
+    "StylizeJob",
+    "WorkerEvent",
+]
+
+
+@dataclass(frozen=True)
+class StylizeJob:
+    """Solve a look and render it."""
+
+    request_id: str
+    content: bytes
+    style: bytes
+    content_labels: LabelMap | None
+    style_labels: LabelMap | None
+    params: TransferParams
+    output: OutputFormat
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """Render a solved look."""
+
+    request_id: str
+    look: bytes
+    content: bytes
+    strength: float
+    preserve: str
+    output: OutputFormat
+
+
+Job = StylizeJob | RenderJob
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """The feature network, as a report names it."""
+
+    name: str
+    version: str
+    device: str
+    built_in: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker is warm: weights loaded and a dry pass done."""
+
+    network: NetworkInfo
+
+
+@dataclass(frozen=True)
+class Queued:
+    """``position`` requests are ahead; made by the gRPC process, not the worker."""
+
+    position: int
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A stage began: decode, warm_start, solve, score, render or encode."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Iterated:
+    """One evaluation is done."""
+
+    evaluation: int
+    max_evaluations: int
+    losses: Losses
+    elapsed_seconds: float
+    remaining_seconds: float
+    preview_jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The encoded result."""
+
+    data: bytes
+    info: PhotoInfo
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A solve is finished; what its report says."""
+
+    params: TransferParams
+    network: NetworkInfo
+    matches: tuple[LabelMatch, ...]
+    first: Losses
+    final: Losses
+    evaluations: int
+    stopped_by: str
+    quality: Quality
+    look: bytes
+    stage_seconds: Mapping[str, float]
+    peak_memory_bytes: int
+    content: PhotoInfo
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendering is finished."""
+
+    stage_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended with an error; ``ServiceError`` goes to the caller, everything else to the log."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The worker is free again; the last event of every job."""
+
+
+WorkerEvent = Ready | StageBegan | Iterated | Picture | Finished | Rendered | Failed | Ended

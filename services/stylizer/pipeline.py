@@ -1,0 +1,229 @@
+"""One job from files to a file: what the worker does between two pipe messages."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from services.common.errors import FailedPrecondition, InvalidArgument, ServiceError
+from services.common.images import ImageLimits, Photo, encode_photo, encode_preview, open_photo, output_bit_depth
+from services.common.label_maps import LabelMap, check_matches_photo, single_region
+from services.common.taxonomy import RELATED
+from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
+from services.stylizer.core.look import LOOK_VERSION, Look, LookField
+from services.stylizer.core.render import render
+from services.stylizer.core.solve import Progress
+from services.stylizer.core.transfer import Regions, Transfer
+from services.stylizer.features import FeatureNetwork
+from services.stylizer.jobs import (
+    Finished,
+    Iterated,
+    NetworkInfo,
+    Picture,
+    Rendered,
+    RenderJob,
+    StageBegan,
+    StylizeJob,
+    WorkerEvent,
+)
+
+__all__ = ["Pipeline", "check_look_version", "service_error"]
+
+_ASPECT_TOLERANCE = 0.02
+"""A look fits another frame whose aspect ratio differs by less; the masks are stretched by that much."""
+
+
+class Pipeline:
+    """Runs jobs on a warm network.
+
+    Args:
+        network: the feature network.
+        limits: of the photos.
+        emit: takes every event, in order.
+        should_stop: polled at every evaluation and strip.
+    """
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        limits: ImageLimits,
+        emit: Callable[[WorkerEvent], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._network, self._limits, self._emit, self._should_stop = network, limits, emit, should_stop
+        self._seconds: dict[str, float] = {}
+
+    def run(self, job: StylizeJob | RenderJob) -> None:
+        """Run a job to its last event.
+
+        Raises:
+            ServiceError: the job cannot be done as asked.
+            SolveCancelled: ``should_stop`` said so.
+        """
+        self._seconds = {}
+        if isinstance(job, StylizeJob):
+            self._stylize(job)
+        else:
+            self._render(job)
+
+    def _stylize(self, job: StylizeJob) -> None:
+        params, device = job.params, self._network.device
+        with self._stage("decode"):
+            content = open_photo(job.content, "content", self._limits)
+            style = open_photo(job.style, "style", self._limits)
+            I = content.proxy(params.solve_edge_px, content.working_profile)
+            S = style.proxy(params.solve_edge_px, content.working_profile)
+            content_regions = self._regions(job.content_labels, content, I, "content_labels")
+            style_regions = self._regions(job.style_labels, style, S, "style_labels")
+        unknown = sorted(set(params.label_strengths) - set(content_regions.names))
+        if unknown:
+            have = ", ".join(sorted(content_regions.names))
+            raise InvalidArgument(f"params.label_strengths[{unknown[0]}]", "no such label", f"the photo has: {have}")
+        transfer = Transfer(
+            self._network.trunk, params, _tensor(I, device), _tensor(S, device), content_regions, style_regions, RELATED
+        )
+        result = transfer.run(
+            lambda stage: self._emit(StageBegan(stage)),
+            lambda progress: self._progress(job, progress),
+            self._should_stop,
+        )
+        self._seconds.update(result.stage_seconds)
+        field = LookField(result.look, transfer.I)
+        picture = self._picture(content, field, params.strength, params.preserve, job)
+        network = self._network
+        self._emit(picture)
+        self._emit(
+            Finished(
+                params=params,
+                network=NetworkInfo(
+                    network.name, network.version, str(network.device), network.built_in, network.description
+                ),
+                matches=result.matches,
+                first=result.solution.first,
+                final=result.solution.final,
+                evaluations=result.solution.evaluations,
+                stopped_by=result.solution.stopped_by,
+                quality=result.quality,
+                look=result.look.to_bytes(),
+                stage_seconds=dict(self._seconds),
+                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                content=content.info,
+                notes=_notes(job, network),
+            )
+        )
+
+    def _render(self, job: RenderJob) -> None:
+        with self._stage("decode"):
+            content = open_photo(job.content, "content", self._limits)
+            look = Look.from_bytes(job.look).to(self._network.device)
+            height, width = look.indices.shape
+            photo_aspect, look_aspect = content.info.width_px / content.info.height_px, width / height
+            if abs(photo_aspect / look_aspect - 1) > _ASPECT_TOLERANCE + 1 / min(height, width):
+                raise InvalidArgument(
+                    "content",
+                    f"{content.info.width_px}x{content.info.height_px}",
+                    f"the look was solved for an aspect ratio of {look_aspect:.3f}",
+                )
+            proxy = _tensor(content.proxy(max(height, width), content.working_profile), self._network.device)
+            if proxy.shape[1:] != look.indices.shape:
+                proxy = functional.interpolate(proxy[None], size=(height, width), mode="bilinear", antialias=True)[0]
+        picture = self._picture(content, LookField(look, proxy), job.strength, job.preserve, job)
+        self._emit(picture)
+        self._emit(Rendered(dict(self._seconds)))
+
+    def _picture(
+        self, content: Photo, field: LookField, strength: float, preserve: str, job: StylizeJob | RenderJob
+    ) -> Picture:
+        with self._stage("decode", announced=False):
+            pixels = content.pixels()
+        with self._stage("render"):
+            depth = output_bit_depth(content, job.output)
+            with torch.no_grad():
+                rendered = render(field, pixels, strength, preserve, depth, self._should_stop)
+            del pixels
+        with self._stage("encode"):
+            return Picture(*encode_photo(rendered, content, job.output))
+
+    def _progress(self, job: StylizeJob, progress: Progress) -> None:
+        every = job.params.preview_every
+        preview = b""
+        if every and (progress.evaluation == 1 or progress.evaluation % every == 0):
+            with torch.no_grad():
+                preview = encode_preview(progress.picture().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+        self._emit(
+            Iterated(
+                progress.evaluation,
+                job.params.max_evaluations,
+                progress.losses,
+                progress.elapsed_seconds,
+                progress.remaining_seconds,
+                preview,
+            )
+        )
+
+    def _regions(self, labels: LabelMap | None, photo: Photo, proxy: NDArray[np.float32], field: str) -> Regions:
+        height, width = proxy.shape[:2]
+        if labels is None:
+            labels = single_region(width, height)
+        else:
+            check_matches_photo(labels, photo.info, field)
+            labels = labels.resized(width, height)
+        names = tuple(dict.fromkeys(labels.names[index] for index in sorted(labels.names)))
+        dense = np.zeros(256, np.uint8)
+        for index, name in labels.names.items():
+            dense[index] = names.index(name)
+        return Regions(torch.from_numpy(dense[labels.indices]).to(self._network.device), names)
+
+    @contextmanager
+    def _stage(self, name: str, announced: bool = True) -> Iterator[None]:
+        if announced:
+            self._emit(StageBegan(name))
+        began = time.monotonic()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def service_error(error: Exception) -> Exception:
+    """The public error that stands for one of the numerics; others come back as they are."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, LabelsUnmatched):
+        return FailedPrecondition(error.field, error.value, error.limit)
+    if isinstance(error, LookError):
+        kind = FailedPrecondition if error.field == "look.version" else InvalidArgument
+        return kind(error.field, error.value, error.limit)
+    if isinstance(error, ParameterError):
+        return InvalidArgument(f"params.{error.field}", error.value, error.limit)
+    return error
+
+
+def check_look_version(version: int) -> None:
+    """Refuse a look of another version before its bytes are read.
+
+    Raises:
+        FailedPrecondition: naming both versions.
+    """
+    if version != LOOK_VERSION:
+        raise FailedPrecondition("look.version", version, f"this service reads version {LOOK_VERSION}")
+
+
+def _tensor(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(device)
+
+
+def _notes(job: StylizeJob, network: FeatureNetwork) -> tuple[str, ...]:
+    notes = []
+    if network.built_in:
+        notes.append(f"Built-in feature network: {network.description}.")
+    for labels, photo in ((job.content_labels, "content"), (job.style_labels, "style")):
+        if labels is None or len(labels.names) == 1:
+            notes.append(f"The {photo} photo is one region.")
+    return tuple(notes)

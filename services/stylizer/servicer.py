@@ -1,0 +1,129 @@
+"""The Stylizer service: messages in, jobs to the worker, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc.aio
+from dpst.v1 import stylizer_pb2, stylizer_pb2_grpc
+
+from services.common.config import StylizerSettings
+from services.common.errors import NotFound
+from services.common.images import ImageLimits
+from services.common.logs import current_request_id
+from services.common.metrics import Metrics
+from services.common.wire import image_info_message, picture_chunks
+from services.stylizer.jobs import Finished, Iterated, Job, Picture, Queued, Rendered, WorkerEvent
+from services.stylizer.messages import render_job, stage_times, stylize_job, stylize_responses
+from services.stylizer.supervisor import Supervisor
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+__all__ = ["StylizerService"]
+
+
+class StylizerService(stylizer_pb2_grpc.StylizerServicer):
+    """Serves ``dpst.v1.Stylizer``; computes nothing itself.
+
+    Args:
+        settings: of the process.
+        metrics: of the process.
+    """
+
+    names: tuple[str, ...] = ("dpst.v1.Stylizer",)
+
+    def __init__(self, settings: StylizerSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._limits = ImageLimits.of(settings)
+        self._supervisor = Supervisor(settings, metrics.queue_depth.set)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add this servicer."""
+        stylizer_pb2_grpc.add_StylizerServicer_to_server(self, server)
+
+    async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
+        """Keep a warm worker; ``serving`` follows it."""
+
+        async def follow(able: bool) -> None:
+            network = self._supervisor.network
+            if network is not None:
+                self._metrics.model_info.labels(network.name, network.version, network.device).set(1)
+            await serving(able)
+
+        await self._supervisor.supervise(follow)
+
+    async def stop(self) -> None:
+        """End the worker."""
+        await self._supervisor.stop()
+
+    async def Stylize(
+        self, request: stylizer_pb2.StylizeRequest, context: _Context
+    ) -> AsyncIterator[stylizer_pb2.StylizeResponse]:
+        """See the proto."""
+        request_id = current_request_id()
+        job = await asyncio.to_thread(stylize_job, request, request_id, self._limits)
+        self._check_features(job.params.features)
+        picture: Picture | None = None
+        async with contextlib.aclosing(self._measured(job)) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    picture = event
+                for response in stylize_responses(event, request_id, picture):
+                    yield response
+
+    async def Render(
+        self, request: stylizer_pb2.RenderRequest, context: _Context
+    ) -> AsyncIterator[stylizer_pb2.RenderResponse]:
+        """See the proto."""
+        job = await asyncio.to_thread(render_job, request, current_request_id(), self._limits)
+        picture: Picture | None = None
+        async with contextlib.aclosing(self._measured(job)) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    picture = event
+                    for chunk in picture_chunks(event.data, event.info):
+                        yield stylizer_pb2.RenderResponse(chunk=chunk)
+                elif isinstance(event, Rendered) and picture is not None:
+                    done = stylizer_pb2.RenderDone(
+                        stages=stage_times(event.stage_seconds), result=image_info_message(picture.info)
+                    )
+                    yield stylizer_pb2.RenderResponse(done=done)
+
+    def _check_features(self, wanted: str) -> None:
+        network = self._supervisor.network
+        if not wanted or network is None:
+            return
+        if wanted not in (network.name, f"{network.name}/{network.version}"):
+            raise NotFound(
+                f"params.features: no model {wanted!r} here, this stylizer holds {network.name}/{network.version}"
+            )
+
+    async def _measured(self, job: Job) -> AsyncGenerator[Queued | WorkerEvent, None]:
+        """The job's events, counted and timed on their way."""
+        metrics, began = self._metrics, time.monotonic()
+        waiting, last_elapsed, previewed = True, 0.0, False
+        try:
+            async with contextlib.aclosing(self._supervisor.run(job)) as events:
+                async for event in events:
+                    if waiting and not isinstance(event, Queued):
+                        waiting = False
+                        metrics.queue_wait_seconds.observe(time.monotonic() - began)
+                        metrics.inflight.inc()
+                    if isinstance(event, Iterated):
+                        metrics.evaluations_total.inc()
+                        metrics.evaluation_seconds.observe(event.elapsed_seconds - last_elapsed)
+                        last_elapsed = event.elapsed_seconds
+                        if event.preview_jpeg and not previewed:
+                            previewed = True
+                            metrics.first_preview_seconds.observe(time.monotonic() - began)
+                    elif isinstance(event, Finished | Rendered):
+                        for stage, seconds in event.stage_seconds.items():
+                            metrics.stage_duration_seconds.labels(stage).observe(seconds)
+                    yield event
+        finally:
+            if not waiting:
+                metrics.inflight.dec()
