@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,6 +16,16 @@ def _folder(variable: str, default: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{variable}: {folder} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_through_logging() -> None:
+    """Send log lines to the standard library, where pytest captures them; structlog alone prints to stdout."""
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.KeyValueRenderer(["event"])],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 @pytest.fixture(scope="session")

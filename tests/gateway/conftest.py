@@ -1,0 +1,60 @@
+"""A real gateway with fake services behind it; a scripted reply that goes unused fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+from dpst.v1 import photo_style_pb2_grpc, segmentation_pb2_grpc, stylizer_pb2_grpc
+
+from gateway.pipeline import Pipeline
+from gateway.servicer import PhotoStyleServicer
+from services.common.client import make_channel
+from services.common.config import GatewaySettings
+from services.common.metrics import Metrics
+from tests.gateway.fakes import FakeSegmentation, FakeStylizer, Script, World, started
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Build a gateway with scripted services behind it."""
+    settings = GatewaySettings(host="127.0.0.1", port=0, http_port=0)
+    segmentation, stylizer, metrics = Script(), Script(), Metrics()
+    servers = []
+    addresses = []
+    for add, servicer in (
+        (segmentation_pb2_grpc.add_SegmentationServicer_to_server, FakeSegmentation(segmentation)),
+        (stylizer_pb2_grpc.add_StylizerServicer_to_server, FakeStylizer(stylizer)),
+    ):
+        server, address = await started(settings, lambda server, a=add, s=servicer: a(s, server), Metrics())
+        servers.append(server)
+        addresses.append(address)
+    channels = [make_channel(address, settings, metrics) for address in addresses]
+    pipeline = Pipeline(
+        segmentation_pb2_grpc.SegmentationStub(channels[0]),
+        stylizer_pb2_grpc.StylizerStub(channels[1]),
+        settings,
+        metrics,
+    )
+    gateway, address = await started(
+        settings,
+        lambda server: photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(PhotoStyleServicer(pipeline), server),
+        metrics,
+    )
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield World(
+            segmentation,
+            stylizer,
+            address,
+            photo_style_pb2_grpc.PhotoStyleStub(channel),
+            metrics,
+            addresses[0],
+            lambda: servers[1].stop(None),
+        )
+    for channel in channels:
+        await channel.close()
+    for server in (gateway, *servers):
+        await server.stop(None)
+    assert not segmentation.replies, "unused replies of the segmentation service"
+    assert not stylizer.replies, "unused replies of the stylizer"
