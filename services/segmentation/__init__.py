@@ -1,0 +1,1 @@
+"""Segmentation service: photo in, label map and soft masks out."""

@@ -1,0 +1,19 @@
+"""``python -m services.segmentation``: the segmentation process, set up by ``DPST_`` variables."""
+
+from __future__ import annotations
+
+import sys
+
+from services.common.config import SegmentationSettings
+from services.common.process import run_process
+from services.segmentation.service import SegmentationService
+
+
+def main() -> int:
+    """Serve until told to stop; return the exit status."""
+    settings = SegmentationSettings()
+    return run_process("segmentation", settings, lambda metrics: SegmentationService(settings, metrics))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
