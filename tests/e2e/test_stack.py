@@ -51,6 +51,11 @@ def transfer(**params: int) -> photo_style_pb2.Transfer:
     )
 
 
+def opened(data: bytes) -> tuple[str | None, tuple[int, int]]:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.format, image.size
+
+
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use what is built in, whatever the environment of the tests names."""
@@ -178,12 +183,11 @@ def test_stylize_and_segment_start_what_they_need(tmp_path: Path, no_models: Non
     command = ["stylize", str(content), str(style), "-o", str(out), "--report", str(report), *flags]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    assert Image.open(out).size == (120, 90)
-    assert Image.open(out).format == "PNG"
+    assert opened(out.read_bytes()) == ("PNG", (120, 90))
     assert json.loads(report.read_text())["params"]["max_evaluations"] == 2
     assert "note: " in result.stderr
 
     legend = CliRunner().invoke(main, ["segment", str(content), "-o", str(tmp_path / "map.png"), "--json"])
     assert legend.exit_code == 0, legend.output
     assert json.loads(legend.stdout)["labels"][0]["area_share"] == 1.0
-    assert Image.open(tmp_path / "map.png").size == (120, 90)
+    assert opened((tmp_path / "map.png").read_bytes()) == ("PNG", (120, 90))
