@@ -95,7 +95,7 @@ def test_output_defaults_and_values() -> None:
 )
 def test_bad_output_options(fields: dict[str, int], says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
-        wire.output_format(image_pb2.OutputOptions(**fields), "output")  # type: ignore[arg-type]
+        wire.output_format(image_pb2.OutputOptions(**fields), "output")
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 << 10, (256 << 10) + 1, 700_000])
