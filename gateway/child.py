@@ -21,7 +21,11 @@ _POLL_SECONDS = 0.05
 
 
 class StackError(Exception):
-    """A service of the local stack could not be started, or ended by itself."""
+    """The service ``name`` of the local stack could not be started, or ended by itself."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Child:
         while not self._address_file.exists():
             self.check(wait_seconds=_POLL_SECONDS)
             if time.monotonic() > limit:
-                raise StackError(f"{self.name} did not open its ports within {_BIND_LIMIT_SECONDS:.0f} s")
+                raise StackError(self.name, f"{self.name} did not open its ports within {_BIND_LIMIT_SECONDS:.0f} s")
         return Address(**json.loads(self._address_file.read_text(encoding="utf-8")))
 
     def check(self, wait_seconds: float = 0.0) -> None:
@@ -82,7 +86,7 @@ class Child:
         except subprocess.TimeoutExpired:
             return
         reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise StackError(f"the {self.name} process ended with {reason}{self._last_words()}")
+        raise StackError(self.name, f"the {self.name} process ended with {reason}{self._last_words()}")
 
     def _last_words(self) -> str:
         if self._log is None:

@@ -21,7 +21,7 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    async def Transfer(  # noqa: N802 - the RPC is called so
+    async def Transfer(
         self, request: photo_style_pb2.TransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> photo_style_pb2.TransferResponse:
         """Photo in, photo out, in one call."""
@@ -39,7 +39,7 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         response.picture = bytes(picture)
         return response
 
-    async def TransferStream(  # noqa: N802 - the RPC is called so
+    async def TransferStream(
         self, request: photo_style_pb2.TransferStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[photo_style_pb2.TransferStreamResponse, None]:
         """Yield the events of one transfer, the result in chunks."""

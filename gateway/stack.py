@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.child import Address, Child, StackError
 from services.common.client import channel_options
-from services.common.config import ProcessSettings
+from services.common.config import GatewaySettings, ProcessSettings, SegmentationSettings, StylizerSettings
 
 __all__ = ["Stack", "StackError", "local_segmentation", "local_stack"]
 
@@ -52,8 +52,10 @@ def local_stack(
 
     ``gateway`` holds settings of the gateway alone ("port", ...), ``every`` settings of all three; without them every
     port is a free one. Logs go to ``log_folder``/<name>.log, or to this process's standard error. Raises
-    ``StackError`` if a service does not start.
+    ``StackError`` if a service does not start, ``pydantic.ValidationError`` for settings it could not start with.
     """
+    for kind in (SegmentationSettings, StylizerSettings, GatewaySettings):
+        kind()
     settings = {**(every or {}), **_FREE_PORTS}
     with _children(log_folder) as (start, children):
         start("segmentation", "services.segmentation", settings)
@@ -70,6 +72,7 @@ def local_stack(
 @contextmanager
 def local_segmentation(log_folder: Path | None = None, every: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """Start the segmentation service alone; otherwise as ``local_stack``."""
+    SegmentationSettings()
     with _children(log_folder) as (start, children):
         start("segmentation", "services.segmentation", {**(every or {}), **_FREE_PORTS})
         stack = Stack(children, {"segmentation": children["segmentation"].address()})
@@ -121,4 +124,4 @@ def _wait_until_serving(stack: Stack, target: str, service: str) -> None:
                 pass  # the check of the children tells whether it is worth asking again
             stack.check(wait_seconds=_POLL_SECONDS)
             if time.monotonic() > limit:
-                raise StackError(f"the services were not ready within {_READY_LIMIT_SECONDS:.0f} s")
+                raise StackError("gateway", f"the services were not ready within {_READY_LIMIT_SECONDS:.0f} s")

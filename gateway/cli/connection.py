@@ -16,6 +16,9 @@ from services.common.config import ProcessSettings
 
 __all__ = ["connected"]
 
+# Failures that only the log explains; any other code says itself what the caller did wrong.
+_OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
+
 
 @contextmanager
 def connected(
@@ -39,9 +42,12 @@ def connected(
                 except grpc.RpcError:
                     stack.check()  # if a service died, that is the better explanation
                     raise
-        except (StackError, grpc.RpcError) as error:
-            if logs is not None and _ours(error):
-                _show(logs)
+        except StackError as error:
+            _show(logs, error.name)
+            raise
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() in _OURS:
+                _show(logs, "*")
             raise
 
 
@@ -49,15 +55,8 @@ def _channel(target: str) -> grpc.Channel:
     return grpc.insecure_channel(target, options=channel_options(ProcessSettings().max_message_bytes))
 
 
-def _ours(error: Exception) -> bool:
-    """Whether the log explains ``error``: a caller's mistake is explained by its own text."""
-    if not isinstance(error, grpc.Call):
-        return True
-    return error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
-
-
-def _show(logs: Path) -> None:
-    for log in sorted(logs.glob("*.log")):
+def _show(logs: Path | None, names: str) -> None:
+    for log in sorted(logs.glob(f"{names}.log")) if logs else ():
         text = log.read_text(encoding="utf-8", errors="replace").rstrip()
         if text:
             click.echo(f"--- {log.stem} ---\n{text}", err=True)

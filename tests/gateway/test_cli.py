@@ -169,3 +169,22 @@ def test_the_command_imports_no_numeric_library() -> None:
     program = f"import sys, gateway.cli; print(*({heavy}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_wrong_setting_is_named_before_any_service_starts(
+    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPST_DEVICE", "toaster")
+    result = CliRunner().invoke(main, ["segment", pair[0], "-o", str(tmp_path / "map.png")])
+    assert result.exit_code == 2
+    assert result.stderr == "error: DPST_DEVICE: Input should be 'auto', 'cpu' or 'cuda'\n"
+
+
+def test_a_service_that_cannot_start_says_why(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPST_MODELS_DIR", str(tmp_path / "nowhere"))
+    result = CliRunner().invoke(main, ["segment", pair[0], "-o", str(tmp_path / "map.png")])
+    assert result.exit_code == 1
+    first, *_, last = result.stderr.splitlines()
+    assert first == "--- segmentation ---"
+    assert last.startswith("error: the segmentation process ended with exit status 1: ")
+    assert "nowhere: no such folder" in last
