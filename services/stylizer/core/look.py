@@ -98,6 +98,8 @@ class Look:
             raise LookError("look.data.grid", grid.shape, "must be (12, D, Gy, Gx)")
         if indices.ndim != 2 or min(indices.shape) < 3 or int(indices.max()) >= count:
             raise LookError("look.data.indices", indices.shape, f"must be (h, w) with values below {count}")
+        if not bool(((arrays["strengths"] >= 0) & (arrays["strengths"] <= 1)).all()):
+            raise LookError("look.data.strengths", arrays["strengths"].tolist(), "must be between 0 and 1")
         tensors = {name: torch.from_numpy(arrays[name].copy()) for name in ("grid", "affines", "strengths", "indices")}
         return cls(**tensors, names=names)
 

@@ -19,12 +19,14 @@ from services.stylizer.core.losses import (
     style_loss,
 )
 from services.stylizer.core.matting import MattingLaplacian, matting_energy
+from services.stylizer.core.palette import Palette
 from services.stylizer.core.vgg import VGG19
 
 __all__ = ["FeatureLayers", "FieldObjective", "Losses", "StyleGoal", "Weights"]
 
 _SMOOTHNESS_WEIGHT: Final = 0.05
 _GAMUT_WEIGHT: Final = 10.0
+_PALETTE_WEIGHT: Final = 0.5
 _REFERENCE_PIXELS: Final = 700 * 467
 """Pixels of the published pictures; the matting energy per pixel times this is what their λ multiplied."""
 
@@ -129,14 +131,15 @@ class FieldObjective:
         goal: what the features are compared with.
         I: (3, H, W) content photo, RGB 0..1; guide of the field and of the Laplacian.
         B: (3, H, W) warm start.
+        palette: colours of the style.
         weights: of the terms.
 
     The matting term is λ times the energy per pixel times the pixels of the published pictures, so that λ means the
     same at every size; the published code sums over its 700 px pictures.
     """
 
-    def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, weights: Weights) -> None:
-        self._goal, self._I, self._B, self._weights = goal, I, B, weights
+    def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, palette: Palette, weights: Weights) -> None:
+        self._goal, self._I, self._B, self._palette, self._weights = goal, I, B, palette, weights
         self._window = Window.whole(*I.shape[1:])
         self._slicer = GridSlicer(I, self._window)
         self._laplacian = MattingLaplacian(I)
@@ -156,7 +159,7 @@ class FieldObjective:
         pixels = self._window.height * self._window.width
         affine = (weights.affine * scale * _REFERENCE_PIXELS / pixels) * matting_energy(O, self._laplacian)
         smoothness = _SMOOTHNESS_WEIGHT * grid_smoothness(grid)
-        gamut = _GAMUT_WEIGHT * gamut_penalty(O)
+        gamut = _GAMUT_WEIGHT * gamut_penalty(O) + _PALETTE_WEIGHT * self._palette.penalty(O)
         total = style + content + affine.to(style.dtype) + smoothness + gamut
         values = [float(term.detach()) for term in (total, content, style, affine, smoothness, gamut)]
         return total, Losses(*values)

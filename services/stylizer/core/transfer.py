@@ -16,6 +16,7 @@ from services.stylizer.core.field import Window
 from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.matching import LabelMatch, match_labels
 from services.stylizer.core.objective import FeatureLayers, FieldObjective, StyleGoal, Weights
+from services.stylizer.core.palette import Palette
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.quality import Quality, score
 from services.stylizer.core.solve import Level, Progress, Solution, identity_grid, plan_levels, solve_field
@@ -140,8 +141,10 @@ class Transfer:
         factor = edge_px / max(self.I.shape[1:])
         I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))
         goal, _ = self._goal(I, S, _scored(matches))
+        palette = self._palette(matches, I.shape[1:])
         params = self.params
-        return FieldObjective(goal, I, B, Weights(params.content_weight, params.style_weight, params.affine_weight))
+        weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
+        return FieldObjective(goal, I, B, palette, weights)
 
     def warm_look(self, matches: Sequence[LabelMatch]) -> Look:
         """The look of the closed-form transfer alone."""
@@ -149,17 +152,30 @@ class Transfer:
         for match in matches:
             M = self.content.mask(match.content_label)
             content = colour_statistics(self.I.flatten(1), M.flatten())
-            kept = match.kind == "kept"
-            goal = self.style.mask(match.style_label)
-            style = content if kept else colour_statistics(self.S.flatten(1), goal.flatten())
-            A, b = monge_kantorovich(content, style)
+            A, b = monge_kantorovich(content, self._style_statistics(match))
             affines.append(torch.cat([A, b[:, None]], dim=1).float())
-            strengths.append(0.0 if kept else self.params.label_strengths.get(match.content_label, 1.0))
+            strengths.append(0.0 if match.kind == "kept" else self.params.label_strengths.get(match.content_label, 1.0))
         names = tuple(match.content_label for match in matches)
-        order = torch.tensor([names.index(name) if name in names else 0 for name in self.content.names])
-        indices = order.to(self.content.indices.device)[self.content.indices.long()].to(torch.uint8)
+        indices = self._match_indices(matches).to(torch.uint8)
         grid = identity_grid(self.I.device)
         return Look(grid, torch.stack(affines), torch.tensor(strengths, device=grid.device), indices, names)
+
+    def _palette(self, matches: Sequence[LabelMatch], size: tuple[int, ...]) -> Palette:
+        indices = self._match_indices(matches)
+        reduced = functional.interpolate(indices[None, None].float(), size=size, mode="nearest-exact")[0, 0]
+        return Palette([self._style_statistics(match) for match in matches], reduced)
+
+    def _match_indices(self, matches: Sequence[LabelMatch]) -> Tensor:
+        """Which match each pixel of the content photo belongs to: (H, W) int64."""
+        names = [match.content_label for match in matches]
+        order = torch.tensor([names.index(name) if name in names else 0 for name in self.content.names])
+        return order.to(self.content.indices.device)[self.content.indices.long()]
+
+    def _style_statistics(self, match: LabelMatch) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of the colours that a content label is to take."""
+        if match.kind == "kept":
+            return colour_statistics(self.I.flatten(1), self.content.mask(match.content_label).flatten())
+        return colour_statistics(self.S.flatten(1), self.style.mask(match.style_label).flatten())
 
     def _goal(
         self,

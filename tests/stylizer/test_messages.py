@@ -1,0 +1,103 @@
+"""Messages to jobs: defaults, every limit with its field's name, the report."""
+
+import io
+
+import numpy as np
+import pytest
+from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, progress_pb2, stylizer_pb2
+from PIL import Image
+
+from services.common.config import StylizerSettings
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.images import ImageLimits
+from services.stylizer.core.params import TransferParams
+from services.stylizer.messages import params_from_message, params_message, render_job, stylize_job
+
+LIMITS = ImageLimits.of(StylizerSettings())
+
+
+def png(width: int, height: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def index_png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ones((height, width), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def request(**fields: object) -> stylizer_pb2.StylizeRequest:
+    images = {"content": image_pb2.Image(data=png(64, 48)), "style": image_pb2.Image(data=png(48, 48))}
+    return stylizer_pb2.StylizeRequest(**{**images, **fields})  # type: ignore[arg-type]
+
+
+def test_empty_message_is_the_defaults() -> None:
+    assert params_from_message(params_pb2.TransferParams()) == TransferParams()
+
+
+def test_params_round_trip() -> None:
+    params = TransferParams(strength=0.5, label_strengths={"sky": 0.1}, preserve="chroma", label_policy="keep", seed=9)
+    assert params_from_message(params_message(params)) == params
+    assert params_from_message(params_message(TransferParams())) == TransferParams()
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (params_pb2.TransferParams(strength=1.5), "params.strength"),
+        (params_pb2.TransferParams(solve_edge_px=63), "params.solve_edge_px"),
+        (params_pb2.TransferParams(max_evaluations=0), "params.max_evaluations"),
+        (params_pb2.TransferParams(affine_weight=float("nan")), "params.affine_weight"),
+        (params_pb2.TransferParams(mode=params_pb2.MODE_PAPER), "params.mode"),
+        (params_pb2.TransferParams(mode=77), "params.mode"),  # type: ignore[arg-type]
+        (params_pb2.TransferParams(label_strengths={"sky": -1}), "params.label_strengths[sky]"),
+    ],
+)
+def test_bad_parameters_are_named(message: params_pb2.TransferParams, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        stylize_job(request(params=message), "id", LIMITS)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"content": image_pb2.Image()}, "content"),
+        ({"style": image_pb2.Image(data=b"no picture at all")}, "style"),
+        ({"style": image_pb2.Image(uri="file:///etc/passwd")}, "style.uri"),
+        ({"content_labels": labels_pb2.LabelMap(png=b"nonsense")}, "content_labels"),
+        ({"content_labels": labels_pb2.LabelMap(png=index_png(10, 100))}, "content_labels"),
+        ({"checkpoint": progress_pb2.Checkpoint(version=1)}, "checkpoint"),
+    ],
+)
+def test_bad_input_is_named(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        stylize_job(request(**fields), "id", LIMITS)
+    assert caught.value.field.startswith(field)
+
+
+def test_unknown_upload_is_not_found() -> None:
+    with pytest.raises(NotFound):
+        stylize_job(request(content=image_pb2.Image(ref="0" * 64)), "id", LIMITS)
+
+
+def test_labels_of_half_the_size_are_welcome() -> None:
+    job = stylize_job(request(content_labels=labels_pb2.LabelMap(png=index_png(32, 24))), "id", LIMITS)
+    assert job.content_labels is not None
+    assert dict(job.content_labels.names) == {1: "label-1"}
+    assert job.style_labels is None
+
+
+def test_render_wants_a_look_of_this_version() -> None:
+    content = image_pb2.Image(data=png(64, 48))
+    with pytest.raises(InvalidArgument, match=r"look\.data"):
+        render_job(stylizer_pb2.RenderRequest(content=content), "id", LIMITS)
+    other = look_pb2.Look(version=99, data=b"x")
+    with pytest.raises(FailedPrecondition, match=r"look\.version: got 99"):
+        render_job(stylizer_pb2.RenderRequest(content=content, look=other), "id", LIMITS)
+    good = look_pb2.Look(version=1, data=b"x")
+    with pytest.raises(InvalidArgument, match="strength"):
+        render_job(stylizer_pb2.RenderRequest(content=content, look=good, strength=2), "id", LIMITS)

@@ -1,0 +1,228 @@
+"""The stylizer as a process: the whole stream, rendering a look, cancel, queue, a killed worker, errors, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, report_pb2, stylizer_pb2, stylizer_pb2_grpc
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.stylizer.conftest import Stylizer
+
+    Stub = stylizer_pb2_grpc.StylizerAsyncStub
+    Request = stylizer_pb2.StylizeRequest
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 255, (height // 16, width // 16, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+def request(solve_edge: int = 96, evaluations: int = 6, **params: object) -> stylizer_pb2.StylizeRequest:
+    return stylizer_pb2.StylizeRequest(
+        content=image_pb2.Image(data=photo(320, 240, 1)),
+        style=image_pb2.Image(data=photo(240, 320, 2)),
+        params=params_pb2.TransferParams(solve_edge_px=solve_edge, max_evaluations=evaluations, **params),  # type: ignore[arg-type]
+    )
+
+
+LONG = request(solve_edge=512, evaluations=1000)
+
+
+@pytest.fixture
+async def stub(stylizer: Stylizer) -> AsyncIterator[Stub]:
+    async with grpc.aio.insecure_channel(stylizer.grpc) as channel:
+        yield stylizer_pb2_grpc.StylizerStub(channel)  # type: ignore[misc]
+
+
+async def finished(stub: Stub, message: Request) -> tuple[list[stylizer_pb2.StylizeResponse], bytes]:
+    events = [event async for event in stub.Stylize(message)]
+    return events, b"".join(event.chunk.data for event in events)
+
+
+async def test_stream_is_complete_and_in_order(stub: Stub) -> None:
+    events, picture = await finished(stub, request(preview_every=2))
+    kinds = [event.WhichOneof("event") for event in events]
+    stages = [report_pb2.Stage.Name(event.stage.stage) for event in events if event.HasField("stage")]
+    assert stages == [f"STAGE_{name}" for name in ("DECODE", "WARM_START", "SOLVE", "SCORE", "RENDER", "ENCODE")]
+    assert kinds[-1] == "done"
+    assert kinds.index("chunk") > max(index for index, kind in enumerate(kinds) if kind == "iteration")
+    with Image.open(io.BytesIO(picture)) as image:
+        assert (image.format, image.size) == ("PNG", (320, 240))
+    iterations = [event.iteration for event in events if event.HasField("iteration")]
+    assert [i.evaluation for i in iterations] == list(range(1, len(iterations) + 1))
+    assert [bool(i.preview_jpeg) for i in iterations] == [n in (1, 2, 4, 6) for n in range(1, len(iterations) + 1)]
+    report = events[-1].done.report
+    assert report.features_model.built_in
+    assert "random weights" in report.notes[0]
+    assert report.evaluations == len(iterations) <= 6
+    assert report.quality.style_relative < 1
+    assert report.params.content_weight == 5
+    assert {report_pb2.Stage.Name(entry.stage) for entry in report.stages} == set(stages)
+    assert (report.result.width_px, report.result.height_px) == (320, 240)
+    assert report.peak_memory_bytes > 50_000_000
+
+
+async def test_look_renders_the_same_picture_and_strength_zero_the_photo(
+    stub: Stub,
+) -> None:
+    message = request()
+    events, picture = await finished(stub, message)
+    look = events[-1].done.look
+    again = [e async for e in stub.Render(stylizer_pb2.RenderRequest(look=look, content=message.content))]
+    assert b"".join(event.chunk.data for event in again) == picture
+    assert again[-1].done.result.width_px == 320
+    zero = stylizer_pb2.RenderRequest(look=look, content=message.content, strength=0)
+    untouched = b"".join([event.chunk.data async for event in stub.Render(zero)])
+    with Image.open(io.BytesIO(untouched)) as one, Image.open(io.BytesIO(message.content.data)) as other:
+        assert one.tobytes() == other.tobytes()
+    wide = stylizer_pb2.RenderRequest(look=look, content=image_pb2.Image(data=photo(320, 96, 1)))
+    with pytest.raises(grpc.aio.AioRpcError, match="aspect ratio") as caught:
+        _ = [event async for event in stub.Render(wide)]
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_garbage_look_is_refused(stub: Stub) -> None:
+    content = image_pb2.Image(data=photo(320, 240, 1))
+    garbage = stylizer_pb2.RenderRequest(look=look_pb2.Look(version=1, data=b"garbage"), content=content)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [event async for event in stub.Render(garbage)]
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_cancelled_solve_frees_its_slot_within_an_evaluation(stub: Stub) -> None:
+    call = stub.Stylize(LONG)
+    async for event in call:
+        if event.HasField("iteration") and event.iteration.evaluation >= 2:
+            evaluation_seconds = event.iteration.elapsed_seconds / event.iteration.evaluation
+            break
+    call.cancel()
+    began = time.monotonic()
+    events, _ = await finished(stub, request(evaluations=1))
+    assert events[-1].HasField("done")
+    assert time.monotonic() - began < 5 + 2 * evaluation_seconds  # the solve it replaced would take minutes
+
+
+async def test_second_caller_queues_and_third_is_refused(stub: Stub) -> None:
+    first = stub.Stylize(LONG)
+    async for event in first:
+        if event.HasField("iteration"):
+            break
+    second = stub.Stylize(request(evaluations=1))
+    replies = aiter(second)
+    queued = await anext(replies)
+    assert queued.queued.position == 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await finished(stub, request())
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert any(key == "grpc-retry-pushback-ms" for key, _ in caught.value.trailing_metadata() or ())
+    first.cancel()
+    last = [event async for event in replies][-1]
+    assert last.HasField("done")
+
+
+async def test_killed_worker_gives_unavailable_and_comes_back(stub: Stub, stylizer: Stylizer) -> None:
+    call = stub.Stylize(LONG)
+    async for event in call:
+        if event.HasField("iteration"):
+            break
+    os.kill(worker_of(stylizer.process.pid), signal.SIGKILL)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert not await stylizer.is_serving()
+    await stylizer.wait_ready()
+    events, _ = await finished(stub, request(evaluations=1))
+    assert events[-1].HasField("done")
+
+
+def worker_of(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (worker,) = (int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text())
+    return worker
+
+
+async def test_bad_input_is_named_in_the_status(stub: Stub) -> None:
+    bad = request(strength=3)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"params\.strength: got 3") as caught:
+        await finished(stub, bad)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    truncated = request()
+    truncated.content.data = truncated.content.data[:-2000]
+    with pytest.raises(grpc.aio.AioRpcError, match="content") as caught:
+        await finished(stub, truncated)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_label_only_one_side_has(stub: Stub) -> None:
+    def label_map(*names: str) -> labels_pb2.LabelMap:
+        width, height = (32, 24) if names[0] == "sky" else (24, 32)
+        indices = np.zeros((height, width), np.uint8)
+        indices[height // 2 :] = 1
+        file = io.BytesIO()
+        Image.fromarray(indices).save(file, "PNG")
+        return labels_pb2.LabelMap(
+            png=file.getvalue(), labels=[labels_pb2.Label(index=i, name=n) for i, n in enumerate(names)]
+        )
+
+    message = request(evaluations=2)
+    message.content_labels.CopyFrom(label_map("sky", "spaceship"))
+    message.style_labels.CopyFrom(label_map("road", "sky"))
+    events, _ = await finished(stub, message)
+    kinds = {m.content_label: labels_pb2.MatchKind.Name(m.kind) for m in events[-1].done.report.label_matches}
+    assert kinds == {"sky": "MATCH_KIND_SAME", "spaceship": "MATCH_KIND_GLOBAL"}
+    message.params.label_policy = labels_pb2.LABEL_POLICY_REJECT
+    with pytest.raises(grpc.aio.AioRpcError, match="spaceship") as caught:
+        await finished(stub, message)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_unknown_feature_network_is_not_found(stub: Stub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="resnet") as caught:
+        await finished(stub, request(features="resnet"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_metrics_move(stub: Stub, stylizer: Stylizer) -> None:
+    async def scrape() -> dict[str, float]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://{stylizer.http}/metrics") as reply:
+            lines = [line.rsplit(" ", 1) for line in (await reply.text()).splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    before = await scrape()
+    events, _ = await finished(stub, request(evaluations=4))
+    after = await scrape()
+    evaluations = events[-1].done.report.evaluations
+    assert after["dpst_evaluations_total"] - before["dpst_evaluations_total"] == evaluations
+    solve = 'dpst_stage_duration_seconds_count{stage="solve"}'
+    assert after[solve] - before[solve] == 1
+    assert after["dpst_inflight"] == 0
+    assert after["dpst_queue_depth"] == 0
+    assert any(name.startswith("dpst_model_info") and "random-vgg19" in name for name in after)
+
+
+async def test_health_answers_while_a_solve_runs(stub: Stub, stylizer: Stylizer) -> None:
+    call = stub.Stylize(LONG)
+    async for event in call:
+        if event.HasField("iteration"):
+            break
+    answers = [await asyncio.wait_for(stylizer.is_serving(), 5) for _ in range(10)]
+    call.cancel()
+    assert all(answers)
