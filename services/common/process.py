@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -40,11 +39,12 @@ class Service(Protocol):
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
         """Warm up in the background, with the ports bound; ``await serving(True)`` once able to work.
 
-        ``serving`` may be called again later. An exception ends the process with status 1.
+        ``serving`` may be called again later. An exception ends the process with status 1. What still runs after
+        ``stop`` is cancelled.
         """
 
     async def stop(self) -> None:
-        """Clean up, after the server has stopped."""
+        """Clean up, after the last call has ended."""
 
 
 def run_process(name: str, settings: ProcessSettings, make: Callable[[Metrics], Service]) -> int:
@@ -97,19 +97,25 @@ async def _serve(settings: ProcessSettings, metrics: Metrics, make: Callable[[Me
         names = (*service.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     http: web.AppRunner | None = None
+    starting: asyncio.Future[Any] | None = None
     grace: float | None = None  # nothing is running yet
     try:
         grpc_port = bind(server, settings.host, settings.port)
         http, http_port = await _http(metrics, state, settings)
         await server.start()
         _announce(settings, grpc_port, http_port)
-        await _run(service.start(state.serving), stopping)
+        starting = asyncio.ensure_future(service.start(state.serving))
+        await _stop_or_failure(stopping, starting)
         _log.info("draining", seconds=settings.drain_seconds)
         grace = settings.drain_seconds
     finally:
         await state.drain()
         await server.stop(grace)
+        # Only now: what ``start`` looks after, such as a worker, is what the calls of the grace time worked with.
         await service.stop()
+        if starting is not None:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
         if http is not None:
             await http.cleanup()
     _log.info("stopped")
@@ -149,17 +155,13 @@ def _announce(settings: ProcessSettings, grpc_port: int, http_port: int) -> None
         partial.replace(settings.address_file)
 
 
-async def _run(start: Awaitable[None], stopping: asyncio.Event) -> None:
-    """Run ``start`` until ``stopping``; raise what it raises."""
-    starting: asyncio.Future[Any] = asyncio.ensure_future(start)
-    waiting: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
+async def _stop_or_failure(stopping: asyncio.Event, starting: asyncio.Future[Any]) -> None:
+    """Wait for ``stopping``; raise what ``starting`` raises before."""
+    waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
             await waiting
     finally:
-        for task in (starting, waiting):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        waiting.cancel()

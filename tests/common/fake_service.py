@@ -20,15 +20,13 @@ class FakeStylizer(stylizer_pb2_grpc.StylizerServicer):
 
     def __init__(self, behaviour: Callable[[], Awaitable[None]]) -> None:
         self.behaviour = behaviour
-        self.closed = asyncio.Event()
+        self.worker_is_there = False
 
     async def Stylize(self, request, context) -> AsyncIterator[stylizer_pb2.StylizeResponse]:
-        try:
-            yield stylizer_pb2.StylizeResponse(queued=progress_pb2.Queued(position=1))
-            await self.behaviour()
-            yield stylizer_pb2.StylizeResponse(done=progress_pb2.Done())
-        finally:
-            self.closed.set()
+        yield stylizer_pb2.StylizeResponse(queued=progress_pb2.Queued(position=1))
+        await self.behaviour()
+        assert self.worker_is_there, "start was cancelled under a running call"
+        yield stylizer_pb2.StylizeResponse(done=progress_pb2.Done())
 
     def register(self, server: grpc.aio.Server) -> None:
         stylizer_pb2_grpc.add_StylizerServicer_to_server(self, server)
@@ -38,7 +36,12 @@ class FakeStylizer(stylizer_pb2_grpc.StylizerServicer):
             raise RuntimeError("the weights are gone")
         if sys.argv[1:] == ["unready"]:
             return
+        self.worker_is_there = True
         await serving(True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.worker_is_there = False
 
     async def stop(self) -> None:
         print("service stopped", flush=True)

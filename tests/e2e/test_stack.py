@@ -140,6 +140,20 @@ async def test_a_photo_goes_round_and_a_dead_stylizer_is_noticed(stack: Stack) -
 
 
 @pytest.mark.slow
+async def test_a_stylizer_that_is_told_to_stop_finishes_its_work(stack: Stack) -> None:
+    stylizer = stack.children["stylizer"]
+    async with grpc.aio.insecure_channel(stack.addresses["gateway"].grpc) as channel:
+        request = photo_style_pb2.TransferStreamRequest(transfer=transfer(max_evaluations=8))
+        kinds = []
+        async for event in PhotoStyleStub(channel).TransferStream(request):
+            kinds.append(event.WhichOneof("event"))
+            if kinds.count("iteration") == 1:
+                stylizer.terminate()
+    assert kinds[-1] == "done"
+    assert await asyncio.to_thread(stylizer.reap, 15) == 0
+
+
+@pytest.mark.slow
 async def test_up_serves_until_interrupted(tmp_path: Path, no_models: None) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from gateway.cli import main; main()", "up"),
