@@ -139,7 +139,7 @@ class FieldObjective:
     """
 
     def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, palette: Palette, weights: Weights) -> None:
-        self._goal, self._I, self._B, self._palette, self._weights = goal, I, B, palette, weights
+        self.goal, self._I, self._B, self._palette, self._weights = goal, I, B, palette, weights
         self._window = Window.whole(*I.shape[1:])
         self._slicer = GridSlicer(I, self._window)
         self._laplacian = MattingLaplacian(I)
@@ -152,10 +152,10 @@ class FieldObjective:
     def __call__(self, grid: Tensor) -> tuple[Tensor, Losses]:
         """The total, differentiable in the grid, and its terms."""
         O = self.picture(grid)
-        features = self._goal.trunk(O[None], self._goal.layers.all)
+        features = self.goal.trunk(O[None], self.goal.layers.all)
         scale, weights = self._scale, self._weights
-        style = scale * weights.style * self._goal.style(features)
-        content = scale * weights.content * self._goal.content(features)
+        style = scale * weights.style * self.goal.style(features)
+        content = scale * weights.content * self.goal.content(features)
         pixels = self._window.height * self._window.width
         affine = (weights.affine * scale * _REFERENCE_PIXELS / pixels) * matting_energy(O, self._laplacian)
         smoothness = _SMOOTHNESS_WEIGHT * grid_smoothness(grid)

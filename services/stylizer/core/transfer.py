@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,8 +115,9 @@ class Transfer:
             field = LookField(warm, self.I)
             B = field.base(self.I, field.masks(self.I, window))
         with stage("solve"):
+            goal = functools.cache(lambda: self.goal(matches))
             levels = [
-                Level(edge, evaluations, lambda edge=edge: self.objective(edge, matches, B))  # type: ignore[misc]
+                Level(edge, evaluations, functools.partial(self.objective, edge, matches, B, goal))
                 for edge, evaluations in plan_levels(max(self.I.shape[1:]), self.params.max_evaluations)
             ]
             start = identity_grid(self.I.device)
@@ -123,24 +125,33 @@ class Transfer:
         look = Look(solution.grid, warm.affines, warm.strengths, warm.indices, warm.names)
         with stage("score"):
             O = LookField(look, self.I)(self.I, window, self.params.strength)
-            quality = self.score(O, matches)
+            quality = self.score(O, matches, goal())
         return TransferResult(look, matches, solution, quality, seconds)
 
     def match(self) -> tuple[LabelMatch, ...]:
         """Which label steers which."""
         return match_labels(self.content.shares(), self.style.shares(), self.params.label_policy, self.related)
 
-    def score(self, O: Tensor, matches: Sequence[LabelMatch]) -> Quality:
-        """Quality numbers of a picture (3, H, W) of the content proxy's size."""
-        scored = _scored(matches)
-        goal, masks = self._goal(self.I, self.S, scored)
-        return score(O, self.I, goal, masks, [match.content_label for match in scored])
+    def goal(self, matches: Sequence[LabelMatch]) -> StyleGoal:
+        """What features are compared with at full solve size."""
+        return self._goal(self.I, self.S, matches)
 
-    def objective(self, edge_px: int, matches: Sequence[LabelMatch], B: Tensor) -> FieldObjective:
-        """The objective with both photos reduced so that the content's long edge is ``edge_px``."""
+    def score(self, O: Tensor, matches: Sequence[LabelMatch], goal: StyleGoal) -> Quality:
+        """Quality numbers of a picture (3, H, W) of the content proxy's size."""
+        names = [match.content_label for match in _scored(matches)]
+        masks = torch.stack([self.content.mask(name) for name in names])
+        return score(O, self.I, goal, masks, names)
+
+    def objective(
+        self, edge_px: int, matches: Sequence[LabelMatch], B: Tensor, full_goal: Callable[[], StyleGoal]
+    ) -> FieldObjective:
+        """The objective with both photos reduced so that the content's long edge is ``edge_px``.
+
+        ``full_goal`` gives :meth:`goal`, and is asked only at full size.
+        """
         factor = edge_px / max(self.I.shape[1:])
         I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))
-        goal, _ = self._goal(I, S, _scored(matches))
+        goal = full_goal() if factor >= 1 else self._goal(I, S, matches)
         palette = self._palette(matches, I.shape[1:])
         params = self.params
         weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
@@ -177,19 +188,15 @@ class Transfer:
             return colour_statistics(self.I.flatten(1), self.content.mask(match.content_label).flatten())
         return colour_statistics(self.S.flatten(1), self.style.mask(match.style_label).flatten())
 
-    def _goal(
-        self,
-        I: Tensor,
-        S: Tensor,
-        scored: Sequence[LabelMatch],
-    ) -> tuple[StyleGoal, Tensor]:
+    def _goal(self, I: Tensor, S: Tensor, matches: Sequence[LabelMatch]) -> StyleGoal:
+        scored = _scored(matches)
         M_content = torch.stack([self.content.mask(match.content_label) for match in scored])
         M_style = torch.stack([self.style.mask(match.style_label) for match in scored])
         M_content, M_style = (
             functional.interpolate(M[None], size=picture.shape[1:], mode="area")[0]
             for M, picture in ((M_content, I), (M_style, S))
         )
-        return StyleGoal(self.trunk, FeatureLayers.of(self.trunk), I, S, M_content, M_style), M_content
+        return StyleGoal(self.trunk, FeatureLayers.of(self.trunk), I, S, M_content, M_style)
 
 
 def _scored(matches: Sequence[LabelMatch]) -> Sequence[LabelMatch]:
