@@ -41,8 +41,7 @@ class _Gateway:
 
 def main() -> int:
     """Serve until SIGTERM; return the exit status."""
-    settings = GatewaySettings()
-    return run_process("gateway", settings, lambda metrics: _Gateway(settings, metrics))
+    return run_process("gateway", GatewaySettings, _Gateway)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import grpc
 from pydantic import ValidationError
 
 from gateway.stack import StackError
+from services.common.config import settings_problems
 
 __all__ = ["explained_failures"]
 
@@ -31,9 +32,7 @@ def explained_failures() -> Iterator[None]:
         text = error.details() if isinstance(error, grpc.Call) else str(error)
         _fail(f"{code}: {text}", _FAILED)
     except ValidationError as error:
-        names = ((".".join(map(str, problem["loc"])).upper(), problem["msg"]) for problem in error.errors())
-        problems = "; ".join(f"DPST_{name}: {text}" for name, text in names)
-        _fail(problems, _USAGE)
+        _fail(settings_problems(error), _USAGE)
     except (StackError, OSError) as error:
         _fail(str(error), _FAILED)
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["GatewaySettings", "ProcessSettings", "SegmentationSettings", "StylizerSettings"]
+__all__ = ["GatewaySettings", "ProcessSettings", "SegmentationSettings", "StylizerSettings", "settings_problems"]
 
 _MIB = 1 << 20
+
+
+def settings_problems(error: ValidationError) -> str:
+    """What is wrong with the settings, in one line that names the environment variables."""
+    problems = ((".".join(map(str, problem["loc"])).upper(), problem["msg"]) for problem in error.errors())
+    return "; ".join(f"DPST_{name}: {text}" for name, text in problems)
 
 
 class ProcessSettings(BaseSettings):

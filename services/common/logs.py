@@ -46,6 +46,7 @@ def configure_logs(process: str, settings: ProcessSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendered))
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    logging.getLogger("pyvips").setLevel(logging.WARNING)  # at INFO it tells of every thread pool
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

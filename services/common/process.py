@@ -9,23 +9,27 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 import structlog
 from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
 
-from services.common.config import ProcessSettings
+from services.common.config import ProcessSettings, settings_problems
 from services.common.http import bound_http, http_app
 from services.common.logs import configure_logs
 from services.common.metrics import Metrics
+from services.common.models import ModelError
 from services.common.server import PortTakenError, bind, host_port, make_server
 
 __all__ = ["Service", "run_process"]
 
 _log = structlog.stdlib.get_logger(__name__)
+
+_Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 
 class Service(Protocol):
@@ -47,13 +51,23 @@ class Service(Protocol):
         """Clean up, after the last call has ended."""
 
 
-def run_process(name: str, settings: ProcessSettings, make: Callable[[Metrics], Service]) -> int:
-    """Serve ``make(metrics)`` until SIGTERM or SIGINT; return the exit status, 1 if it could not start or broke."""
+def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Metrics], Service]) -> int:
+    """Serve ``make(settings, metrics)`` until SIGTERM or SIGINT.
+
+    ``kind`` is read from the environment. Returns the exit status: 0, 1 if the process could not start or broke, 2 for
+    settings that it cannot have.
+    """
+    try:
+        settings = kind()
+    except ValidationError as error:
+        configure_logs(name, ProcessSettings.model_construct())
+        _log.error("wrong settings", reason=settings_problems(error))
+        return 2
     configure_logs(name, settings)
     try:
-        asyncio.run(_serve(settings, Metrics(), make))
-    except PortTakenError as error:
-        _log.error("cannot listen", reason=str(error))
+        asyncio.run(_serve(settings, Metrics(), lambda metrics: make(settings, metrics)))
+    except (PortTakenError, ModelError) as error:
+        _log.error("cannot start", reason=str(error))
         return 1
     except Exception as error:
         _log.exception("process failed", reason=str(error))

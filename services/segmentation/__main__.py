@@ -11,8 +11,7 @@ from services.segmentation.service import SegmentationService
 
 def main() -> int:
     """Serve until told to stop; return the exit status."""
-    settings = SegmentationSettings()
-    return run_process("segmentation", settings, lambda metrics: SegmentationService(settings, metrics))
+    return run_process("segmentation", SegmentationSettings, SegmentationService)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from services.stylizer.servicer import StylizerService
 
 def main() -> int:
     """Serve until told to stop; gives the exit status."""
-    settings = StylizerSettings()
-    return run_process("stylizer", settings, lambda metrics: StylizerService(settings, metrics))
+    return run_process("stylizer", StylizerSettings, StylizerService)
 
 
 if __name__ == "__main__":

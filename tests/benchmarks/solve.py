@@ -184,11 +184,12 @@ def _seconds(part: Callable[[], None]) -> float:
 def _line(row: Row) -> str:
     o, p = row.ours, row.published
     mark = "yes" if o.style_relative < p.style_relative else "no"
-    return (
-        f"| {row.pair} | {row.evaluations} | {row.solve_seconds:.1f} "
-        f"| {o.style_relative:.4f} | {p.style_relative:.4f} | {mark} | {o.affine_per_pixel_e6:.0f} | {p.affine_per_pixel_e6:.0f} | {o.edges:.3f} | {p.edges:.3f} "
-        f"| {o.clipped_share:.3f} | {p.clipped_share:.3f} |"
+    figures = (
+        *(f"{o.style_relative:.4f}", f"{p.style_relative:.4f}", mark),
+        *(f"{o.affine_per_pixel_e6:.0f}", f"{p.affine_per_pixel_e6:.0f}"),
+        *(f"{o.edges:.3f}", f"{p.edges:.3f}", f"{o.clipped_share:.3f}", f"{p.clipped_share:.3f}"),
     )
+    return f"| {row.pair} | {row.evaluations} | {row.solve_seconds:.1f} | {' | '.join(figures)} |"
 
 
 def _report(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, params: TransferParams) -> str:
@@ -215,10 +216,11 @@ def _report(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, 
         "",
         "## Where the time of one evaluation goes",
         "",
-        f"At full solve size, medians of nine, measured in turn: a whole evaluation {shares['whole'] * 1e3:.0f} ms, the",
-        f"same picture through network, style and content loss alone {shares['features_only'] * 1e3:.0f} ms; so",
-        f"Laplacian, grid and penalties take {shares['rest_of_evaluation_share']:.1%}. Matching, warm start and masks take",
-        f"{shares['warm_start'] * 1e3:.0f} ms once; with them it is {shares['rest_and_warm_start_share']:.1%} of the solve.",
+        f"At full solve size, medians of nine, measured in turn: a whole evaluation {shares['whole'] * 1e3:.0f} ms,",
+        f"the same picture through network, style and content loss alone {shares['features_only'] * 1e3:.0f} ms; so",
+        f"Laplacian, grid and penalties take {shares['rest_of_evaluation_share']:.1%}. Matching, warm start and masks",
+        f"take {shares['warm_start'] * 1e3:.0f} ms once; with them it is {shares['rest_and_warm_start_share']:.1%}",
+        "of the solve.",
         "",
     ]
     return "\n".join(lines)

@@ -52,4 +52,4 @@ async def _one_second() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_process("fake", ProcessSettings(), lambda _metrics: FakeStylizer(_one_second)))
+    sys.exit(run_process("fake", ProcessSettings, lambda _settings, _metrics: FakeStylizer(_one_second)))

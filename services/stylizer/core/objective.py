@@ -26,9 +26,16 @@ __all__ = ["FeatureLayers", "FieldObjective", "Losses", "StyleGoal", "Weights"]
 
 _SMOOTHNESS_WEIGHT: Final = 0.05
 _GAMUT_WEIGHT: Final = 10.0
-_PALETTE_WEIGHT: Final = 0.5
-_REFERENCE_PIXELS: Final = 700 * 467
-"""Pixels of the published pictures; the matting energy per pixel times this is what their λ multiplied."""
+_PALETTE_WEIGHT: Final = 10.0
+_PAPER = {"content": 5.0, "style": 100.0, "affine": 1e4}
+_CONTENT_SHARE: Final = 0.035
+_AFFINE_SHARE: Final = 40.0
+"""What the paper's weights make of a relative content distance of 1 and of an energy of 1 per pixel, in units of the
+untouched photo's style distance: medians over the 15 development pairs with VGG-19 at 256 px. With these constants the
+balance of the terms does not depend on the scale of a trunk's features (docs/adr/0005-scale-free-objective.md)."""
+
+_LEAST_DISTANCE: Final = 1e-6
+"""Share of the style's own Gram norm below which two photos count as equal in style."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,16 @@ class FeatureLayers:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms, as in ``TransferParams``."""
+    """Weights of the terms, as in ``TransferParams``; the defaults are the paper's."""
 
-    content: float = 5.0
-    style: float = 100.0
-    affine: float = 1e4
+    content: float = _PAPER["content"]
+    style: float = _PAPER["style"]
+    affine: float = _PAPER["affine"]
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of the objective, each with its weight applied and divided by the untouched photo's style distance."""
+    """The terms of the objective, each with its weight applied; the untouched photo's style term is 1 by default."""
 
     total: float
     content: float
@@ -100,12 +107,15 @@ class StyleGoal:
             masks_S = area_masks(M_style, {name: _size(F) for name, F in features_S.items()})
             features_I = trunk(I[None], layers.all)
             self.F_content = features_I[layers.content]
+            self._content_norm = float(self.F_content.square().mean())
             self.masks = area_masks(M_content, {name: _size(features_I[name]) for name in layers.style})
             self.goals = {
                 name: LayerGoal.of(masked_grams(features_S[name][0], masks_S[name]), self.masks[name])
                 for name in layers.style
             }
             self.untouched = float(self.style(features_I))
+            norms = [(g.G_style.square().mean(dim=(1, 2)) * g.shares).sum() for g in self.goals.values()]
+            self._least_distance = _LEAST_DISTANCE * float(torch.stack(norms).sum())
 
     def style(self, features: Mapping[str, Tensor]) -> Tensor:
         """Style distance of a picture's features, not weighted; differentiable."""
@@ -123,6 +133,14 @@ class StyleGoal:
         """Content distance of a picture's features, not weighted."""
         return content_loss(features[self.layers.content], self.F_content)
 
+    def relative_style(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Style distance over the untouched photo's."""
+        return self.style(features) / max(self.untouched, self._least_distance, 1e-30)
+
+    def relative_content(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Content distance over the mean square of the content photo's features."""
+        return self.content(features) / max(self._content_norm, 1e-30)
+
 
 class FieldObjective:
     """Value and gradient of the objective in the grid.
@@ -134,8 +152,8 @@ class FieldObjective:
         palette: colours of the style.
         weights: of the terms.
 
-    The matting term is λ times the energy per pixel times the pixels of the published pictures, so that λ means the
-    same at every size; the published code sums over its 700 px pictures.
+    Each term is relative to a scale of its own, see :data:`_AFFINE_SHARE`. The matting term is an energy per pixel, so
+    that λ means the same at every size; the published code sums over its 700 px pictures.
     """
 
     def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, palette: Palette, weights: Weights) -> None:
@@ -143,7 +161,6 @@ class FieldObjective:
         self._window = Window.whole(*I.shape[1:])
         self._slicer = GridSlicer(I, self._window)
         self._laplacian = MattingLaplacian(I)
-        self._scale = 1.0 / max(goal.untouched * max(weights.style, 1.0), 1e-12)
 
     def picture(self, grid: Tensor) -> Tensor:
         """The picture that a grid gives: (3, H, W), not clipped."""
@@ -153,11 +170,10 @@ class FieldObjective:
         """The total, differentiable in the grid, and its terms."""
         O = self.picture(grid)
         features = self.goal.trunk(O[None], self.goal.layers.all)
-        scale, weights = self._scale, self._weights
-        style = scale * weights.style * self.goal.style(features)
-        content = scale * weights.content * self.goal.content(features)
-        pixels = self._window.height * self._window.width
-        affine = (weights.affine * scale * _REFERENCE_PIXELS / pixels) * matting_energy(O, self._laplacian)
+        style = self._weights.style / _PAPER["style"] * self.goal.relative_style(features)
+        content = self._weights.content / _PAPER["content"] * _CONTENT_SHARE * self.goal.relative_content(features)
+        per_pixel = matting_energy(O, self._laplacian) / (self._window.height * self._window.width)
+        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * per_pixel
         smoothness = _SMOOTHNESS_WEIGHT * grid_smoothness(grid)
         gamut = _GAMUT_WEIGHT * gamut_penalty(O) + _PALETTE_WEIGHT * self._palette.penalty(O)
         total = style + content + affine.to(style.dtype) + smoothness + gamut

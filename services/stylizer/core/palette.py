@@ -1,8 +1,8 @@
 """A penalty for colours that the style does not have in the region they appear in.
 
 Gram matrices allow a stray hue wherever two channels' errors cancel; the published pictures show such patches too. Each
-label's style colours are taken as a Gaussian; a colour costs nothing up to :data:`RADIUS` standard deviations from its
-mean, then the square of the relative excess. Ours, not part of the paper's objective.
+label's style colours are a set of cells of the RGB cube; a colour costs nothing within :data:`TOLERANCE` of that set,
+then the square of the excess distance. Ours, not part of the paper's objective (docs/adr/0004-palette-penalty.md).
 """
 
 from __future__ import annotations
@@ -10,38 +10,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["RADIUS", "Palette"]
+__all__ = ["TOLERANCE", "Palette"]
 
-RADIUS: Final = 3.0
-"""Mahalanobis distance up to which a colour is free: 97 % of a Gaussian's mass lies inside."""
+TOLERANCE: Final = 0.06
+"""Distance in RGB, 0..1, up to which a colour is free: two cells."""
 
-_RIDGE: Final = 4e-4
-"""Variance added to the style's colours, (5/255)²: a flat style region still leaves some room."""
+_CELLS: Final = 32
+_LEAST_SHARE: Final = 1e-4
+"""Share of a region's pixels that a cell must hold to count as one of its colours: single odd pixels do not."""
 
 
 class Palette:
-    """Per-pixel Gaussians of the style's colours.
+    """Distance of every colour from the style's colours, looked up for each pixel's label.
 
     Args:
-        statistics: mean (3,) and covariance (3, 3) of the style's colours for each label.
-        indices: (H, W) which of them applies at each pixel.
+        colours: for each label, (3, N) RGB pixels, 0..1, of the style.
+        indices: (H, W) which label applies at each pixel.
     """
 
-    def __init__(self, statistics: Sequence[tuple[Tensor, Tensor]], indices: Tensor) -> None:
-        means = torch.stack([mean for mean, _ in statistics])
-        covariances = torch.stack([cov for _, cov in statistics])
-        eye = torch.eye(3, dtype=covariances.dtype, device=covariances.device)
-        # With Σ = L Lᵀ, the distance is |L⁻¹ (O − μ)|.
-        whitening = torch.linalg.inv(torch.linalg.cholesky(covariances + _RIDGE * eye))
-        flat = indices.flatten().long()
-        self._whitening = whitening[flat].permute(1, 2, 0).float().contiguous()
-        self._offset = torch.einsum("lij,lj->li", whitening, means)[flat].T.float().contiguous()
+    def __init__(self, colours: Sequence[Tensor], indices: Tensor) -> None:
+        volumes = [_distances(pixels) for pixels in colours]
+        # One volume, the labels stacked along red: a pixel reads within its own label's slab.
+        self._volume = torch.cat(volumes).to(indices.device)[None, None]
+        self._slab = indices.flatten().float() * _CELLS
+        self._depth = len(volumes) * _CELLS
 
     def penalty(self, O: Tensor) -> Tensor:
-        """Mean over pixels of ``relu(d / RADIUS − 1)²``, differentiable: (3, H, W) gives a scalar."""
-        white = (self._whitening * O.flatten(1)[None]).sum(dim=1) - self._offset
-        distance = (white.square().sum(dim=0) + 1e-12).sqrt()
-        return torch.relu(distance / RADIUS - 1).square().mean()
+        """Mean over pixels of ``relu(distance − TOLERANCE)²``, differentiable: (3, H, W) gives a scalar."""
+        red, green, blue = O.flatten(1).clamp(0, 1) * (_CELLS - 1)
+        depth = (red + self._slab) / (self._depth - 1)
+        points = torch.stack([blue / (_CELLS - 1), green / (_CELLS - 1), depth], dim=-1) * 2 - 1
+        distance = functional.grid_sample(self._volume, points[None, None, None], align_corners=True)
+        return torch.relu(distance - TOLERANCE).square().mean()
+
+
+def _distances(pixels: Tensor) -> Tensor:
+    """Distance in RGB of each cell's centre from the nearest occupied one: (cells, cells, cells), red first."""
+    cells = (pixels.clamp(0, 1) * (_CELLS - 1)).round().long()
+    flat = (cells[0] * _CELLS + cells[1]) * _CELLS + cells[2]
+    counts = torch.bincount(flat.cpu(), minlength=_CELLS**3).numpy()
+    occupied = counts >= max(1.0, _LEAST_SHARE * counts.sum())
+    if not occupied.any():
+        occupied = counts > 0
+    distance = distance_transform_edt(~occupied.reshape(_CELLS, _CELLS, _CELLS)) / (_CELLS - 1)
+    return torch.from_numpy(distance.astype(np.float32))

@@ -163,7 +163,8 @@ class Transfer:
         for match in matches:
             M = self.content.mask(match.content_label)
             content = colour_statistics(self.I.flatten(1), M.flatten())
-            A, b = monge_kantorovich(content, self._style_statistics(match))
+            photo, M_style = self._style_source(match)
+            A, b = monge_kantorovich(content, colour_statistics(photo.flatten(1), M_style.flatten()))
             affines.append(torch.cat([A, b[:, None]], dim=1).float())
             strengths.append(0.0 if match.kind == "kept" else self.params.label_strengths.get(match.content_label, 1.0))
         names = tuple(match.content_label for match in matches)
@@ -174,7 +175,11 @@ class Transfer:
     def _palette(self, matches: Sequence[LabelMatch], size: tuple[int, ...]) -> Palette:
         indices = self._match_indices(matches)
         reduced = functional.interpolate(indices[None, None].float(), size=size, mode="nearest-exact")[0, 0]
-        return Palette([self._style_statistics(match) for match in matches], reduced)
+        colours = []
+        for match in matches:
+            photo, M = self._style_source(match)
+            colours.append(photo.flatten(1)[:, M.flatten() > 0])
+        return Palette(colours, reduced)
 
     def _match_indices(self, matches: Sequence[LabelMatch]) -> Tensor:
         """Which match each pixel of the content photo belongs to: (H, W) int64."""
@@ -182,11 +187,11 @@ class Transfer:
         order = torch.tensor([names.index(name) if name in names else 0 for name in self.content.names])
         return order.to(self.content.indices.device)[self.content.indices.long()]
 
-    def _style_statistics(self, match: LabelMatch) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the colours that a content label is to take."""
+    def _style_source(self, match: LabelMatch) -> tuple[Tensor, Tensor]:
+        """Photo and mask that give a content label its colours: (3, H, W) and (H, W)."""
         if match.kind == "kept":
-            return colour_statistics(self.I.flatten(1), self.content.mask(match.content_label).flatten())
-        return colour_statistics(self.S.flatten(1), self.style.mask(match.style_label).flatten())
+            return self.I, self.content.mask(match.content_label)
+        return self.S, self.style.mask(match.style_label)
 
     def _goal(self, I: Tensor, S: Tensor, matches: Sequence[LabelMatch]) -> StyleGoal:
         scored = _scored(matches)
