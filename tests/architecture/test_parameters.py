@@ -1,0 +1,42 @@
+"""The flags of ``dpst stylize`` against the single source of defaults, ``TransferParams``."""
+
+import dataclasses
+import re
+
+import click
+import pytest
+
+from gateway.cli.parameters import FIELDS, params_message
+from gateway.cli.stylize import stylize
+from services.stylizer.core.params import CHOICES, TransferParams
+from services.stylizer.messages import params_from_message
+
+OPTIONS = {option.name: option for option in stylize.params if isinstance(option, click.Option)}
+
+
+def test_every_parameter_is_offered() -> None:
+    names = {field.name for field in dataclasses.fields(TransferParams)}
+    assert set(FIELDS) == names
+    assert names <= set(OPTIONS)
+
+
+def test_flags_that_are_not_given_mean_the_defaults() -> None:
+    """No flag has a default of its own, so that the server's applies."""
+    context = stylize.make_context("stylize", [__file__, __file__, "-o", "out.jpg"])
+    assert params_from_message(params_message(context.params)) == TransferParams()
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_the_servers(name: str) -> None:
+    kind = OPTIONS[name].type
+    assert isinstance(kind, click.Choice)
+    assert tuple(kind.choices) == CHOICES[name]
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_help_says_what_it_is_and_no_other_default(name: str) -> None:
+    text = OPTIONS[name].help or ""
+    assert text.endswith(".")
+    for said in re.findall(r"[Dd]efault: (\S+?)\.?(?:\s|$)", text):
+        default = getattr(TransferParams(), name)
+        assert said == str(default) or (isinstance(default, float) and float(said) == default)
