@@ -40,7 +40,8 @@ def table() -> str:
         same = len(set(defaults.values())) == 1
         default = defaults[processes[0]] if same else ", ".join(f"{p} {d}" for p, d in defaults.items())
         where = "every" if len(processes) == len(PROCESSES) else ", ".join(processes)
-        rows.append(f"| `DPST_{name.upper()}` | {where} | {default} | {_allowed(field)} | {field.description} |")
+        meaning = (field.description or "").replace("<", "&lt;")
+        rows.append(f"| `DPST_{name.upper()}` | {where} | {default} | {_allowed(field)} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -73,7 +74,9 @@ def _allowed(field: FieldInfo) -> str:
 
 def main() -> None:
     """Write the table into the document."""
-    DOCUMENT.write_text(DOCUMENT.read_text(encoding="utf-8").replace(written_table(), table()), encoding="utf-8")
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    DOCUMENT.write_text(before + _BEGIN + table() + _END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
