@@ -88,7 +88,13 @@ class Pipeline:
             have = ", ".join(sorted(content_regions.names))
             raise InvalidArgument(f"params.label_strengths[{unknown[0]}]", "no such label", f"the photo has: {have}")
         transfer = Transfer(
-            self._network.trunk, params, _tensor(I, device), _tensor(S, device), content_regions, style_regions, RELATED
+            trunk=self._network.trunk,
+            params=params,
+            I=_tensor(I, device),
+            S=_tensor(S, device),
+            content=content_regions,
+            style=style_regions,
+            related=RELATED,
         )
         result = transfer.run(
             lambda stage: self._emit(StageBegan(stage)),

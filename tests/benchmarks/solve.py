@@ -26,7 +26,6 @@ from services.common.config import StylizerSettings
 from services.common.images import ImageLimits, OutputFormat, Photo, encode_photo, open_photo
 from services.common.label_maps import decode_label_map
 from services.common.models import find_model
-from services.stylizer.core.field import Window
 from services.stylizer.core.look import LookField
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.quality import Quality
@@ -142,9 +141,7 @@ def _encoded(pixels: np.ndarray) -> bytes:
 
 def _shares(transfer: Transfer, result: TransferResult) -> dict[str, float]:
     """Time of one evaluation and of its parts at full solve size, in turn, medians of nine."""
-    window = Window.whole(*transfer.I.shape[1:])
-    field = LookField(transfer.warm_look(result.matches), transfer.I)
-    B = field.base(transfer.I, field.masks(transfer.I, window))
+    B = transfer.warm_start(transfer.warm_look(result.matches))
     objective = transfer.objective(max(transfer.I.shape[1:]), result.matches, B, lambda: transfer.goal(result.matches))
     grid = identity_grid(transfer.I.device).requires_grad_(True)
     O = objective.picture(grid.detach())
@@ -160,8 +157,7 @@ def _shares(transfer: Transfer, result: TransferResult) -> dict[str, float]:
         (goal.style(features) + goal.content(features)).backward()
 
     def warm_start() -> None:
-        warm = LookField(transfer.warm_look(transfer.match()), transfer.I)
-        warm.base(transfer.I, warm.masks(transfer.I, window))
+        transfer.warm_start(transfer.warm_look(transfer.match()))
 
     times: dict[str, list[float]] = {"whole": [], "features_only": [], "warm_start": []}
     for _ in range(9):

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from services.stylizer.core.field import GridSlicer, Window, apply_coefficients, gamut_penalty, grid_smoothness
+from services.stylizer.core.field import GridField, Window, gamut_penalty, grid_smoothness
 from services.stylizer.core.losses import (
     LayerGoal,
     area_masks,
@@ -29,7 +29,7 @@ _GAMUT_WEIGHT: Final = 10.0
 _PALETTE_WEIGHT: Final = 10.0
 _PAPER = {"content": 5.0, "style": 100.0, "affine": 1e4}
 _CONTENT_SHARE: Final = 0.035
-_AFFINE_SHARE: Final = 40.0
+_AFFINE_SHARE: Final = 30.0
 """What the paper's weights make of a relative content distance of 1 and of an energy of 1 per pixel, in units of the
 untouched photo's style distance: medians over the 15 development pairs with VGG-19 at 256 px. With these constants the
 balance of the terms does not depend on the scale of a trunk's features (docs/adr/0005-scale-free-objective.md)."""
@@ -157,14 +157,14 @@ class FieldObjective:
     """
 
     def __init__(self, goal: StyleGoal, I: Tensor, B: Tensor, palette: Palette, weights: Weights) -> None:
-        self.goal, self._I, self._B, self._palette, self._weights = goal, I, B, palette, weights
-        self._window = Window.whole(*I.shape[1:])
-        self._slicer = GridSlicer(I, self._window)
+        self.goal, self._palette, self._weights = goal, palette, weights
+        self._pixels = I.shape[1] * I.shape[2]
+        self._field = GridField(I, B, Window.whole(*_size(I)))
         self._laplacian = MattingLaplacian(I)
 
     def picture(self, grid: Tensor) -> Tensor:
         """The picture that a grid gives: (3, H, W), not clipped."""
-        return apply_coefficients(self._B, self._slicer(grid))
+        return self._field(grid)
 
     def __call__(self, grid: Tensor) -> tuple[Tensor, Losses]:
         """The total, differentiable in the grid, and its terms."""
@@ -172,7 +172,7 @@ class FieldObjective:
         features = self.goal.trunk(O[None], self.goal.layers.all)
         style = self._weights.style / _PAPER["style"] * self.goal.relative_style(features)
         content = self._weights.content / _PAPER["content"] * _CONTENT_SHARE * self.goal.relative_content(features)
-        per_pixel = matting_energy(O, self._laplacian) / (self._window.height * self._window.width)
+        per_pixel = matting_energy(O, self._laplacian) / self._pixels
         affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * per_pixel
         smoothness = _SMOOTHNESS_WEIGHT * grid_smoothness(grid)
         gamut = _GAMUT_WEIGHT * gamut_penalty(O) + _PALETTE_WEIGHT * self._palette.penalty(O)

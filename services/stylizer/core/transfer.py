@@ -111,9 +111,7 @@ class Transfer:
         with stage("warm_start"):
             matches = self.match()
             warm = self.warm_look(matches)
-            window = Window.whole(*self.I.shape[1:])
-            field = LookField(warm, self.I)
-            B = field.base(self.I, field.masks(self.I, window))
+            B = self.warm_start(warm)
         with stage("solve"):
             goal = functools.cache(lambda: self.goal(matches))
             levels = [
@@ -124,9 +122,18 @@ class Transfer:
             solution = solve_field(levels, self.params.time_budget_seconds, on_progress, should_stop, start)
         look = Look(solution.grid, warm.affines, warm.strengths, warm.indices, warm.names)
         with stage("score"):
-            O = LookField(look, self.I)(self.I, window, self.params.strength)
+            O = self.picture(look)
             quality = self.score(O, matches, goal())
         return TransferResult(look, matches, solution, quality, seconds)
+
+    def picture(self, look: Look) -> Tensor:
+        """What a look gives, with the strength asked for: (3, H, W), not clipped."""
+        return LookField(look, self.I)(self.I, Window.whole(*self.I.shape[1:]), self.params.strength)
+
+    def warm_start(self, look: Look) -> Tensor:
+        """The closed-form transfer alone: (3, H, W), not clipped."""
+        field = LookField(look, self.I)
+        return field.base(self.I, field.masks(self.I, Window.whole(*self.I.shape[1:])))
 
     def match(self) -> tuple[LabelMatch, ...]:
         """Which label steers which."""

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from services.stylizer.core.field import (
-    GridSlicer,
+    GridField,
     Window,
     apply_coefficients,
     gamut_penalty,
@@ -32,7 +32,9 @@ def test_slicing_equals_grid_sample() -> None:
     window = Window.whole(9, 7)
     expected = sampled_by_torch(grid, I, window)
     torch.testing.assert_close(slice_grid(grid, I, window), expected)
-    torch.testing.assert_close(GridSlicer(I, window, (12, 4, 5, 6))(grid), expected)
+    B = rand(3, 9, 7, seed=2)
+    by_hand = apply_coefficients(B, expected)
+    torch.testing.assert_close(GridField(I, B, window, (12, 4, 5, 6))(grid), by_hand)
 
 
 def test_weights_sum_to_one_at_the_ends_of_the_range() -> None:
@@ -51,10 +53,10 @@ def test_windows_tile_the_picture() -> None:
     torch.testing.assert_close(torch.cat(tiles).view(10, 7, 12), whole)
 
 
-def test_slicer_gradient() -> None:
-    slicer = GridSlicer(rand(3, 5, 4), Window.whole(5, 4), (12, 2, 3, 2))
+def test_field_gradient() -> None:
+    field = GridField(rand(3, 5, 4), rand(3, 5, 4, seed=1), Window.whole(5, 4), (12, 2, 3, 2))
     grid = rand(12, 2, 3, 2, seed=2).requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda g: slicer(g), (grid,))
+    assert torch.autograd.gradcheck(lambda g: field(g), (grid,))
 
 
 def test_zero_grid_is_the_identity_and_a_constant_grid_is_affine() -> None:

@@ -80,7 +80,7 @@ def test_other_version_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("grid", np.full((12, 8, 8, 8), np.nan, np.float32)),
+        ("grid", np.full((12, 8, 12, 16), np.nan, np.float32)),
         ("grid", np.zeros((11, 8, 8, 8), np.float32)),
         ("grid", np.zeros((12, 8, 8, 1), np.float32)),
         ("affines", np.zeros((3, 3, 4), np.float32)),
