@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 
-from services.common.errors import DeadlineExceeded, Unavailable
-from services.common.status import retryable
+from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from services.common.status import field_violation, retryable
 
-__all__ = ["Deadline", "explained"]
+__all__ = ["Deadline", "explained", "renamed"]
 
 # Time to pass a late answer's status on before the caller's own clock runs out.
 _MARGIN_SECONDS = 0.25
@@ -52,3 +53,16 @@ def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the {service} service did not finish within {timeout_seconds:.1f} s")
     return error
+
+
+def renamed(error: Exception, fields: Mapping[str, str]) -> Exception:
+    """Return ``error`` with the field at fault called as our caller knows it.
+
+    ``fields`` is from a service's names to ours. Only INVALID_ARGUMENT names fields; others come back as they are.
+    """
+    violation = field_violation(error) if isinstance(error, grpc.aio.AioRpcError) else None
+    if violation is None:
+        return error
+    theirs = violation.field.split(".", 1)[0]
+    value, _, limit = violation.description.removeprefix("got ").partition(", ")
+    return InvalidArgument(fields.get(theirs, theirs), value, limit)

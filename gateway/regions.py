@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 from dpst.v1 import image_pb2, labels_pb2, photo_style_pb2, report_pb2, segmentation_pb2
 
-from gateway.downstream import Deadline, explained
+from gateway.downstream import Deadline, explained, renamed
 from services.common.config import GatewaySettings
 
 if TYPE_CHECKING:  # the stubs of these classes have no code behind them
@@ -37,7 +37,7 @@ async def find_regions(
     The failure of one call cancels the other and is raised as it is.
     """
 
-    async def segment(photo: image_pb2.Image) -> Regions:
+    async def segment(photo: image_pb2.Image, field: str) -> Regions:
         request = segmentation_pb2.SegmentRequest(
             image=photo, model=transfer.segmentation_model, map_edge_px=settings.map_edge_px
         )
@@ -45,7 +45,9 @@ async def find_regions(
         try:
             response = await segmentation.Segment(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise explained("segmentation", timeout, error) from error
+            raise renamed(
+                explained("segmentation", timeout, error), {"image": field, "model": "segmentation_model"}
+            ) from error
         return Regions(response.label_map, response.model)
 
     async def brought(labels: labels_pb2.LabelMap) -> Regions:
@@ -55,9 +57,11 @@ async def find_regions(
     try:
         async with asyncio.TaskGroup() as group:
             content = group.create_task(
-                brought(transfer.content_labels) if content_brought else segment(transfer.content)
+                brought(transfer.content_labels) if content_brought else segment(transfer.content, "content")
             )
-            style = group.create_task(brought(transfer.style_labels) if style_brought else segment(transfer.style))
+            style = group.create_task(
+                brought(transfer.style_labels) if style_brought else segment(transfer.style, "style")
+            )
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return content.result(), style.result()

@@ -14,22 +14,30 @@ _MODE = ("field", "paper")
 _PRESERVE = ("none", "luminance", "chroma")
 _POLICY = ("merge", "global", "keep", "reject")
 
-# Field of TransferParams -> its flag, type, and help. The server holds defaults and ranges.
+# Field of TransferParams -> its flag, type, and help. The server holds defaults and ranges; a test compares the help.
 FIELDS: Mapping[str, tuple[str, Any, str]] = {
-    "mode": ("--mode", click.Choice(_MODE), "How the picture is computed."),
-    "strength": ("--strength", float, "How much of the look is applied, 0..1."),
+    "mode": ("--mode", click.Choice(_MODE), "How the picture is computed. Default: field."),
+    "strength": ("--strength", float, "How much of the look is applied, 0..1. Default: 1.0."),
     "label_strengths": ("--label-strength", str, "Strength of one label, NAME=0..1; may be repeated."),
-    "preserve": ("--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged."),
-    "content_weight": ("--content-weight", float, "Weight of the content loss."),
-    "style_weight": ("--style-weight", float, "Weight of each layer's style loss."),
-    "affine_weight": ("--affine-weight", float, "Weight of the matting-Laplacian term."),
-    "solve_edge_px": ("--solve-edge", click.IntRange(1), "Long edge in pixels at which the optimisation runs."),
-    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations."),
-    "time_budget_seconds": ("--time-budget", float, "Most seconds of solving; 0 = no limit."),
-    "label_policy": ("--label-policy", click.Choice(_POLICY), "What happens to labels that the style photo lacks."),
-    "seed": ("--seed", click.IntRange(0), "Seed of everything random."),
+    "preserve": ("--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged. Default: none."),
+    "content_weight": ("--content-weight", float, "Weight of the content loss. Default: 5.0."),
+    "style_weight": ("--style-weight", float, "Weight of each layer's style loss. Default: 100.0."),
+    "affine_weight": ("--affine-weight", float, "Weight of the matting-Laplacian term. Default: 10000.0."),
+    "solve_edge_px": (
+        "--solve-edge",
+        click.IntRange(1),
+        "Long edge in pixels at which the optimisation runs. Default: 256.",
+    ),
+    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations. Default: 40."),
+    "time_budget_seconds": ("--time-budget", float, "Most seconds of solving; 0 = no limit. Default: 0.0."),
+    "label_policy": (
+        "--label-policy",
+        click.Choice(_POLICY),
+        "What happens to labels that the style photo lacks. Default: merge.",
+    ),
+    "seed": ("--seed", click.IntRange(0), "Seed of everything random. Default: 0."),
     "features": ("--features", str, "Feature network as NAME or NAME/VERSION."),
-    "preview_every": ("--preview-every", click.IntRange(0), "Evaluations between two previews; 0 = none."),
+    "preview_every": ("--preview-every", click.IntRange(0), "Evaluations between two previews; 0 = none. Default: 5."),
 }
 
 

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from services.common import errors
 from services.common.calls import ServerCall
 
-__all__ = ["mapped_errors", "retryable", "status_metadata"]
+__all__ = ["field_violation", "mapped_errors", "retryable", "status_metadata"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -95,3 +95,16 @@ def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | er
 def retryable(error: grpc.aio.AioRpcError) -> bool:
     """Whether the process behind ``error`` itself said when to try again."""
     return any(key == _PUSHBACK_KEY for key, _ in error.trailing_metadata() or ())
+
+
+def field_violation(error: grpc.aio.AioRpcError) -> error_details_pb2.BadRequest.FieldViolation | None:
+    """Return the first field that an INVALID_ARGUMENT names, None for every other error."""
+    if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+        return None
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            for packed in status_pb2.Status.FromString(value).details:
+                found = error_details_pb2.BadRequest()
+                if packed.Unpack(found) and found.field_violations:
+                    return found.field_violations[0]
+    return None

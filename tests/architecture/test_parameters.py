@@ -33,10 +33,8 @@ def test_choices_are_the_servers(name: str) -> None:
     assert tuple(kind.choices) == CHOICES[name]
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS))
-def test_help_says_what_it_is_and_no_other_default(name: str) -> None:
-    text = OPTIONS[name].help or ""
-    assert text.endswith(".")
-    for said in re.findall(r"[Dd]efault: (\S+?)\.?(?:\s|$)", text):
-        default = getattr(TransferParams(), name)
-        assert said == str(default) or (isinstance(default, float) and float(said) == default)
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"label_strengths", "features"}))
+def test_help_says_the_default(name: str) -> None:
+    said = re.search(r"Default: (\S+)\.$", OPTIONS[name].help or "")
+    assert said is not None
+    assert said[1] == str(getattr(TransferParams(), name))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.stylizer.core.covariance import PAIRS, dot, inverse
+
 __all__ = ["guided_coefficients"]
 
 
@@ -30,14 +32,9 @@ def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 
     guide, masks = I.double(), p.double()
     mean_I = _box_mean(guide, radius)
     mean_p = _box_mean(masks, radius)
-    pairs = [(i, j) for i in range(3) for j in range(3)]
-    cov_I = torch.stack([_box_mean((guide[i] * guide[j])[None], radius)[0] - mean_I[i] * mean_I[j] for i, j in pairs])
-    cov_I = cov_I.view(3, 3, *guide.shape[1:]).permute(2, 3, 0, 1) + epsilon * torch.eye(
-        3, dtype=guide.dtype, device=guide.device
-    )
-    cov_Ip = torch.stack([_box_mean(guide[i] * masks, radius) - mean_I[i] * mean_p for i in range(3)])
-    a = torch.linalg.solve(cov_I, cov_Ip.permute(2, 3, 0, 1))  # (H, W, 3, L)
-    a = a.permute(3, 2, 0, 1)
-    b = mean_p - (a * mean_I).sum(dim=1)
+    cov_I = torch.stack([_box_mean((guide[i] * guide[j])[None], radius)[0] - mean_I[i] * mean_I[j] for i, j in PAIRS])
+    cov_Ip = torch.stack([_box_mean(guide[i] * masks, radius) - mean_I[i] * mean_p for i in range(3)], dim=1)
+    a = torch.stack([dot(cov_Ip, row) for row in inverse(cov_I, epsilon)], dim=1)  # (L, 3, H, W)
+    b = mean_p - dot(a, mean_I)
     coefficients = torch.cat([a, b[:, None]], dim=1)
     return _box_mean(coefficients.flatten(0, 1), radius).view_as(coefficients).to(I.dtype)

@@ -19,8 +19,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["EPSILON", "MattingLaplacian", "assembled_laplacian", "matting_energy"]
+from services.stylizer.core.covariance import PAIRS, dot, inverse
+
+__all__ = ["EPSILON", "MattingLaplacian", "assembled_laplacian", "box_mean", "matting_energy"]
 
 EPSILON = 1e-7
 """Levin's ε on values in 0..1, as the published method sets it; larger values let the output leave the affine model."""
@@ -32,16 +35,14 @@ def _box(x: Tensor) -> Tensor:
     return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
 
 
+def box_mean(x: Tensor) -> Tensor:
+    """Mean over each 3x3 window inside: (..., H, W) to (..., H-2, W-2)."""
+    return _box(x) / 9
+
+
 def _spread(x: Tensor) -> Tensor:
     """Adjoint of :func:`_box`: (..., H-2, W-2) to (..., H, W)."""
-    height, width = x.shape[-2:]
-    rows = x.new_zeros((*x.shape[:-1], width + 2))
-    for shift in range(3):
-        rows[..., shift : shift + width] += x
-    out = x.new_zeros((*x.shape[:-2], height + 2, width + 2))
-    for shift in range(3):
-        out[..., shift : shift + height, :] += rows
-    return out
+    return _box(functional.pad(x, (2, 2, 2, 2)))
 
 
 class MattingLaplacian:
@@ -54,25 +55,10 @@ class MattingLaplacian:
 
     def __init__(self, I: Tensor, epsilon: float = EPSILON) -> None:
         self._I = I.double()
-        self._mean = _box(self._I) / 9
-        pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-        cov = torch.stack([_box(self._I[i] * self._I[j]) / 9 - self._mean[i] * self._mean[j] for i, j in pairs])
-        rr, rg, rb, gg, gb, bb = cov
-        rr, gg, bb = rr + epsilon / 9, gg + epsilon / 9, bb + epsilon / 9
-        cofactors = torch.stack(
-            [
-                gg * bb - gb * gb,
-                gb * rb - rg * bb,
-                rg * gb - gg * rb,
-                rr * bb - rb * rb,
-                rb * rg - rr * gb,
-                rr * gg - rg * rg,
-            ]
-        )
-        determinant = rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2]
-        i_rr, i_rg, i_rb, i_gg, i_gb, i_bb = cofactors / determinant
-        self._inverse = torch.stack([i_rr, i_rg, i_rb, i_rg, i_gg, i_gb, i_rb, i_gb, i_bb]).view(3, 3, *rr.shape)
-        ones = self._I.new_ones(rr.shape)
+        self._mean = box_mean(self._I)
+        cov = torch.stack([box_mean(self._I[i] * self._I[j]) - self._mean[i] * self._mean[j] for i, j in PAIRS])
+        self._inverse = inverse(cov, epsilon / 9)
+        ones = self._I.new_ones(cov.shape[1:])
         self._count = _spread(ones)
 
     def fit(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,17 +70,17 @@ class MattingLaplacian:
         Returns:
             a: (C, 3, H-2, W-2) and b: (C, H-2, W-2).
         """
-        mean_x = _box(x) / 9
-        products = _box(x[:, None] * self._I[None]) / 9
+        mean_x = box_mean(x)
+        products = box_mean(x[:, None] * self._I[None])
         cov = products - mean_x[:, None] * self._mean[None]
-        a = torch.einsum("ijhw,cjhw->cihw", self._inverse, cov)
-        b = mean_x - (a * self._mean[None]).sum(dim=1)
+        a = torch.stack([dot(cov, row) for row in self._inverse], dim=1)
+        b = mean_x - dot(a, self._mean)
         return a, b
 
     def apply(self, x: Tensor) -> Tensor:
         """The product M x for each channel: (C, H, W) float64 to the same shape."""
         a, b = self.fit(x)
-        return self._count * x - (_spread(a) * self._I[None]).sum(dim=1) - _spread(b)
+        return self._count * x - dot(_spread(a), self._I) - _spread(b)
 
 
 class _Energy(torch.autograd.Function):

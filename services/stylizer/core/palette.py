@@ -22,6 +22,7 @@ TOLERANCE: Final = 0.06
 """Distance in RGB, 0..1, up to which a colour is free: two cells."""
 
 _CELLS: Final = 32
+_BATCHES: Final = 4
 _LEAST_SHARE: Final = 1e-4
 """Share of a region's pixels that a cell must hold to count as one of its colours: single odd pixels do not."""
 
@@ -46,7 +47,10 @@ class Palette:
         red, green, blue = O.flatten(1).clamp(0, 1) * (_CELLS - 1)
         depth = (red + self._slab) / (self._depth - 1)
         points = torch.stack([blue / (_CELLS - 1), green / (_CELLS - 1), depth], dim=-1) * 2 - 1
-        distance = functional.grid_sample(self._volume, points[None, None, None], align_corners=True)
+        # grid_sample runs its batches side by side, the points of one batch one after the other.
+        batches = functional.pad(points, (0, 0, 0, -len(points) % _BATCHES)).view(_BATCHES, 1, 1, -1, 3)
+        volume = self._volume.expand(_BATCHES, -1, -1, -1, -1)
+        distance = functional.grid_sample(volume, batches, align_corners=True).flatten()[: len(points)]
         return torch.relu(distance - TOLERANCE).square().mean()
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.stylizer.core.covariance import dot
 from services.stylizer.core.field import luma
-from services.stylizer.core.matting import MattingLaplacian
+from services.stylizer.core.matting import MattingLaplacian, box_mean
 from services.stylizer.core.objective import StyleGoal
 
 __all__ = ["LabelQuality", "Quality", "affine_energy_map", "clipped", "edge_similarity", "score"]
@@ -56,15 +57,10 @@ def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tens
     """
     x, guide = O.double(), I.double()
     a, _ = laplacian.fit(x)
-    mean_x, mean_I = _box_mean(x), _box_mean(guide)
-    variance = _box_mean(x * x) - mean_x * mean_x
-    covariance = _box_mean(x[:, None] * guide[None]) - mean_x[:, None] * mean_I[None]
-    return 9 * (variance - (a * covariance).sum(dim=1)).sum(dim=0)
-
-
-def _box_mean(x: Tensor) -> Tensor:
-    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
-    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+    mean_x, mean_I = box_mean(x), box_mean(guide)
+    variance = box_mean(x * x) - mean_x * mean_x
+    covariance = box_mean(x[:, None] * guide[None]) - mean_x[:, None] * mean_I[None]
+    return 9 * (variance - torch.stack([dot(a[c : c + 1], covariance[c])[0] for c in range(len(x))])).sum(dim=0)
 
 
 def edge_similarity(O: Tensor, I: Tensor) -> float:
