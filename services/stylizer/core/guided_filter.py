@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from services.stylizer.core.covariance import PAIRS, dot, inverse
 
@@ -12,8 +11,16 @@ __all__ = ["guided_coefficients"]
 
 
 def _box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the (2r+1)² window, cut at the border: (N, H, W) to the same shape."""
-    return functional.avg_pool2d(x[None], 2 * radius + 1, 1, padding=radius, count_include_pad=False)[0]
+    """Mean over the (2r+1)² window, cut at the border: (..., H, W) to the same shape, by running sums."""
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        centre = torch.arange(size, device=x.device)
+        low, high = (centre - radius).clamp_min(0), (centre + radius + 1).clamp_max(size)
+        shape = [1] * x.ndim
+        shape[dim] = size
+        sums = torch.cat([torch.zeros_like(x.narrow(dim, 0, 1)), x.cumsum(dim)], dim=dim)
+        x = (sums.index_select(dim, high) - sums.index_select(dim, low)) / (high - low).view(shape)
+    return x
 
 
 def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 1e-4) -> Tensor:
@@ -32,9 +39,9 @@ def guided_coefficients(I: Tensor, p: Tensor, radius: int = 8, epsilon: float = 
     guide, masks = I.double(), p.double()
     mean_I = _box_mean(guide, radius)
     mean_p = _box_mean(masks, radius)
-    cov_I = torch.stack([_box_mean((guide[i] * guide[j])[None], radius)[0] - mean_I[i] * mean_I[j] for i, j in PAIRS])
+    cov_I = torch.stack([_box_mean(guide[i] * guide[j], radius) - mean_I[i] * mean_I[j] for i, j in PAIRS])
     cov_Ip = torch.stack([_box_mean(guide[i] * masks, radius) - mean_I[i] * mean_p for i in range(3)], dim=1)
     a = torch.stack([dot(cov_Ip, row) for row in inverse(cov_I, epsilon)], dim=1)  # (L, 3, H, W)
     b = mean_p - dot(a, mean_I)
     coefficients = torch.cat([a, b[:, None]], dim=1)
-    return _box_mean(coefficients.flatten(0, 1), radius).view_as(coefficients).to(I.dtype)
+    return _box_mean(coefficients, radius).to(I.dtype)
