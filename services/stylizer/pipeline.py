@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from services.common.label_maps import LabelMap, check_matches_photo, single_reg
 from services.common.taxonomy import RELATED
 from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
 from services.stylizer.core.look import LOOK_VERSION, Look, LookField
+from services.stylizer.core.params import TransferParams
 from services.stylizer.core.render import render
 from services.stylizer.core.solve import Progress
 from services.stylizer.core.transfer import Regions, Transfer
@@ -36,6 +38,12 @@ from services.stylizer.jobs import (
 )
 
 __all__ = ["Pipeline", "check_look_version", "service_error"]
+
+_LEAST_SHORT_EDGE_PX = 32
+"""Short edge of a proxy: conv5_1 sees two pixels of it."""
+
+_MAX_ASPECT = 32
+"""Long over short edge: beyond it the proxy would exceed 1024 px."""
 
 _ASPECT_TOLERANCE = 0.02
 """A look fits another frame whose aspect ratio differs by less; the masks are stretched by that much."""
@@ -79,8 +87,8 @@ class Pipeline:
         with self._stage("decode"):
             content = open_photo(job.content, "content", self._limits)
             style = open_photo(job.style, "style", self._limits)
-            I = content.proxy(params.solve_edge_px, content.working_profile)
-            S = style.proxy(params.solve_edge_px, content.working_profile)
+            I = content.proxy(_solve_edge(content, params, "content"), content.working_profile)
+            S = style.proxy(_solve_edge(style, params, "style"), content.working_profile)
             content_regions = self._regions(job.content_labels, content, I, "content_labels")
             style_regions = self._regions(job.style_labels, style, S, "style_labels")
         unknown = sorted(set(params.label_strengths) - set(content_regions.names))
@@ -219,6 +227,15 @@ def check_look_version(version: int) -> None:
     """
     if version != LOOK_VERSION:
         raise FailedPrecondition("look.version", version, f"this service reads version {LOOK_VERSION}")
+
+
+def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
+    """Long edge of the proxy: the one asked for, or more so that the short edge keeps enough pixels."""
+    width, height = photo.info.width_px, photo.info.height_px
+    long_edge, short_edge = max(width, height), min(width, height)
+    if long_edge > _MAX_ASPECT * short_edge:
+        raise InvalidArgument(field, f"{width}x{height}", f"the aspect ratio must be at most {_MAX_ASPECT}:1")
+    return max(params.solve_edge_px, math.ceil(_LEAST_SHORT_EDGE_PX * long_edge / short_edge))
 
 
 def _tensor(pixels: NDArray[np.float32], device: torch.device) -> Tensor:

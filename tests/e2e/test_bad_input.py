@@ -86,7 +86,8 @@ GOOD = {
     "alpha": encoded(pixels().convert("RGBA")),
     "WebP": encoded(pixels(), "WEBP"),
     "TIFF": encoded(pixels(), "TIFF"),
-    "very wide": encoded(pixels(1600, 40)),
+    "very wide": encoded(pixels(1200, 40)),
+    "smallest": encoded(pixels(32, 32)),
 }
 
 
@@ -110,6 +111,7 @@ BAD = {
     "1x1": (encoded(pixels(1, 1)), "1x1"),
     "20000x20000 declared": (declared_png(20000, 20000), "20000x20000"),
     "GIF": (encoded(pixels(), "GIF"), "GIF"),
+    "too wide": (encoded(pixels(1600, 40)), "1600x40"),
 }
 
 
