@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 # Before grpc is imported: its core reports every lost connection on standard error, where our own line stands.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -20,6 +22,9 @@ __all__ = ["main"]
 @click.version_option(package_name="dpst", message="dpst %(version)s")
 def main() -> None:
     """Put one photo's light and weather on another; the result is still a photograph."""
+    if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to set
+        # A shell ignores SIGINT for what it starts in the background, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 main.add_command(up)
