@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from services.common.models import Model, ModelError
 from services.stylizer.core.vgg import VGG19, InputConvention, random_vgg19, vgg19
+from services.stylizer.jobs import NetworkInfo
 
 __all__ = ["FeatureNetwork", "load_features", "pick_device"]
 
@@ -21,11 +22,8 @@ class FeatureNetwork:
     """A trunk on its device, with what a report says about it."""
 
     trunk: VGG19
-    name: str
-    version: str
     device: torch.device
-    built_in: bool
-    description: str
+    info: NetworkInfo
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -54,7 +52,7 @@ def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
     if model is None:
         trunk = random_vgg19(seed=0).to(device)
         text = "VGG-19 conv1_1..conv3_1 with seeded random weights, because no model file was given"
-        return FeatureNetwork(trunk, "random-vgg19", "1", device, True, text)
+        return FeatureNetwork(trunk, device, NetworkInfo("random-vgg19", "1", str(device), True, text))
     convention = _convention(model)
     files = [name for name in model.manifest["files"] if name.endswith(".safetensors")]
     if len(files) != 1:
@@ -67,7 +65,7 @@ def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(f"{path}: not the weights of a VGG-19 under torchvision's key names ({error})") from error
     text = str(model.manifest.get("source", model.name))
-    return FeatureNetwork(trunk.to(device), model.name, model.version, device, False, text)
+    return FeatureNetwork(trunk.to(device), device, NetworkInfo(model.name, model.version, str(device), False, text))
 
 
 def _convention(model: Model) -> InputConvention:

@@ -19,7 +19,7 @@ from services.common.images import ImageLimits, Photo, encode_photo, encode_prev
 from services.common.label_maps import LabelMap, check_matches_photo, single_region
 from services.common.taxonomy import RELATED
 from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
-from services.stylizer.core.look import LOOK_VERSION, Look, LookField
+from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.render import render
 from services.stylizer.core.solve import Progress
@@ -37,7 +37,7 @@ from services.stylizer.jobs import (
     WorkerEvent,
 )
 
-__all__ = ["Pipeline", "check_look_version", "service_error"]
+__all__ = ["Pipeline", "service_error"]
 
 _LEAST_SHORT_EDGE_PX = 32
 """Short edge of a proxy: conv5_1 sees two pixels of it."""
@@ -112,14 +112,11 @@ class Pipeline:
         self._seconds.update(result.stage_seconds)
         field = LookField(result.look, transfer.I)
         picture = self._picture(content, field, params.strength, params.preserve, job)
-        network = self._network
         self._emit(picture)
         self._emit(
             Finished(
                 params=params,
-                network=NetworkInfo(
-                    network.name, network.version, str(network.device), network.built_in, network.description
-                ),
+                network=self._network.info,
                 matches=result.matches,
                 first=result.solution.first,
                 final=result.solution.final,
@@ -130,7 +127,7 @@ class Pipeline:
                 stage_seconds=dict(self._seconds),
                 peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 content=content.info,
-                notes=_notes(job, network),
+                notes=_notes(job, self._network.info),
             )
         )
 
@@ -219,16 +216,6 @@ def service_error(error: Exception) -> Exception:
     return error
 
 
-def check_look_version(version: int) -> None:
-    """Refuse a look of another version before its bytes are read.
-
-    Raises:
-        FailedPrecondition: naming both versions.
-    """
-    if version != LOOK_VERSION:
-        raise FailedPrecondition("look.version", version, f"this service reads version {LOOK_VERSION}")
-
-
 def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
     """Long edge of the proxy: the one asked for, or more so that the short edge keeps enough pixels."""
     width, height = photo.info.width_px, photo.info.height_px
@@ -242,7 +229,7 @@ def _tensor(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(device)
 
 
-def _notes(job: StylizeJob, network: FeatureNetwork) -> tuple[str, ...]:
+def _notes(job: StylizeJob, network: NetworkInfo) -> tuple[str, ...]:
     notes = []
     if network.built_in:
         notes.append(f"Built-in feature network: {network.description}.")

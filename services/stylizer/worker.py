@@ -27,7 +27,7 @@ from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.features import FeatureNetwork, load_features, pick_device
-from services.stylizer.jobs import Ended, Failed, Job, NetworkInfo, Ready, WorkerEvent
+from services.stylizer.jobs import Ended, Failed, Job, Ready, WorkerEvent
 from services.stylizer.pipeline import Pipeline, service_error
 
 __all__ = ["worker_main"]
@@ -50,7 +50,7 @@ def worker_main(settings: StylizerSettings, pipe: Connection, cancelled: ctypes.
     except ModelError as error:
         pipe.send((0, Failed(error)))
         return
-    pipe.send((0, Ready(_info(network))))
+    pipe.send((0, Ready(network.info)))
     while True:
         try:
             number, job = pipe.recv()
@@ -114,10 +114,7 @@ def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
     regions = Regions(torch.zeros(96, 96, dtype=torch.uint8, device=device), ("all",))
     params = TransferParams(max_evaluations=2)
     Transfer(network.trunk, params, I, S, regions, regions, {}).run(lambda _: None, lambda _: None, lambda: False)
-    log = _log.warning if network.built_in else _log.info
-    log("feature network is warm", model=network.name, device=str(device), description=network.description)
+    info = network.info
+    log = _log.warning if info.built_in else _log.info
+    log("feature network is warm", model=info.name, device=info.device, description=info.description)
     return network
-
-
-def _info(network: FeatureNetwork) -> NetworkInfo:
-    return NetworkInfo(network.name, network.version, str(network.device), network.built_in, network.description)

@@ -199,7 +199,7 @@ def _report(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, 
         f"# Field solve at {edge} px beside the published pictures",
         "",
         f"Made by `python -m tests.benchmarks.solve --edge {edge} --evaluations {most}`.",
-        f"{described()}, features {network.name}/{network.version}, given masks. Scored at {edge} px as",
+        f"{described()}, features {network.info.name}/{network.info.version}, given masks. Scored at {edge} px as",
         "[quality.md](../quality.md) defines; ours is rendered at full size first. Lower is better but for edges.",
         "",
         "| pair | evaluations | solve s | style | published | lower | affine | published | edges | published "

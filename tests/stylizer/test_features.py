@@ -38,14 +38,14 @@ def write_model(root: Path, change: Callable[[dict[str, Any]], None] = lambda _:
 
 def test_without_a_model_the_built_in_says_what_it_is() -> None:
     network = load_features(None, CPU)
-    assert network.built_in
-    assert "no model file" in network.description
+    assert network.info.built_in
+    assert "no model file" in network.info.description
     assert network.trunk.layers[-1] == "conv3_1"
 
 
 def test_model_folder_decides_weights_and_convention(tmp_path: Path) -> None:
     network = load_features(find_model(write_model(tmp_path), "features", "auto"), CPU)
-    assert (network.name, network.version, network.built_in) == ("tiny", "1", False)
+    assert (network.info.name, network.info.version, network.info.built_in) == ("tiny", "1", False)
     assert network.trunk.convention.bgr
     assert network.trunk.convention.scale == 255
     expected = random_vgg19(5, "conv5_1").features[0].weight
