@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from services.common.images import OutputFormat, PhotoInfo
 from services.common.label_maps import LabelMap
 from services.stylizer.core.matching import LabelMatch
-from services.stylizer.core.objective import Losses
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.quality import Quality
+from services.stylizer.core.results import Losses, Quality
 
 __all__ = [
     "Ended",

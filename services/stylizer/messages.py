@@ -19,10 +19,8 @@ from services.common.wire import (
     picture_chunks,
 )
 from services.stylizer.core.errors import ParameterError
-from services.stylizer.core.look import LOOK_VERSION
-from services.stylizer.core.objective import Losses
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.quality import Quality
+from services.stylizer.core.results import LOOK_VERSION, Losses, Quality
 from services.stylizer.jobs import (
     Finished,
     Iterated,

@@ -8,6 +8,8 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from ctypes import c_longlong
+from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 
@@ -17,7 +19,6 @@ from services.common.config import StylizerSettings
 from services.common.errors import Unavailable
 from services.stylizer.jobs import Ended, Failed, Job, NetworkInfo, Queued, Ready, WorkerEvent
 from services.stylizer.slots import Slots
-from services.stylizer.worker import worker_main
 
 __all__ = ["Supervisor"]
 
@@ -31,6 +32,13 @@ _WARM_SECONDS = 10.0
 """Advice to callers while a worker starts: importing torch and loading the weights take 3 to 8 s."""
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+def _work(settings: StylizerSettings, pipe: Connection, cancelled: c_longlong) -> None:
+    """What the child runs; torch is imported there and never here."""
+    from services.stylizer.worker import worker_main
+
+    worker_main(settings, pipe, cancelled)
 
 
 class _Running:
@@ -150,7 +158,7 @@ class Supervisor:
         """Start a worker; gives its events about itself: ``Ready`` or ``Failed``, then ``Ended`` when it is gone."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=worker_main, args=(self._settings, theirs, self._cancelled), name="stylizer-worker", daemon=True
+            target=_work, args=(self._settings, theirs, self._cancelled), name="stylizer-worker", daemon=True
         )
         process.start()
         theirs.close()

@@ -45,3 +45,8 @@ def test_not_even_all_modules_of_common_and_gateway_load_one(package: str) -> No
     modules = [module.name for module in pkgutil.walk_packages([str(folder)], f"{package}.")]
     assert len(modules) > 5
     assert not HEAVY & loaded_by([name for name in modules if not name.endswith("__main__")])
+
+
+def test_the_stylizers_grpc_process_loads_none() -> None:
+    """It queues and forwards; only its worker computes."""
+    assert "torch" not in loaded_by(["services.stylizer.servicer", "services.common.process"])

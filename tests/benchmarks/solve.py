@@ -28,8 +28,8 @@ from services.common.label_maps import decode_label_map
 from services.common.models import find_model
 from services.stylizer.core.look import LookField
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.quality import Quality
 from services.stylizer.core.render import render
+from services.stylizer.core.results import Quality
 from services.stylizer.core.solve import identity_grid
 from services.stylizer.core.transfer import Regions, Transfer, TransferResult
 from services.stylizer.features import FeatureNetwork, load_features

@@ -18,10 +18,10 @@ from torch import Tensor
 from services.stylizer.core.errors import LookError
 from services.stylizer.core.field import GRID_SHAPE, Window, apply_coefficients, slice_grid
 from services.stylizer.core.guided_filter import guided_coefficients
+from services.stylizer.core.results import LOOK_VERSION
 
-__all__ = ["LOOK_VERSION", "MAX_LOOK_BYTES", "Look", "LookField", "label_masks"]
+__all__ = ["MAX_LOOK_BYTES", "Look", "LookField", "label_masks"]
 
-LOOK_VERSION: Final = 1
 MAX_LOOK_BYTES: Final = 1 << 20
 """Largest serialised look that is accepted; those made here stay far below."""
 

@@ -20,9 +20,10 @@ from services.stylizer.core.losses import (
 )
 from services.stylizer.core.matting import MattingLaplacian, matting_energy
 from services.stylizer.core.palette import Palette
+from services.stylizer.core.results import Losses
 from services.stylizer.core.vgg import VGG19
 
-__all__ = ["FeatureLayers", "FieldObjective", "Losses", "StyleGoal", "Weights"]
+__all__ = ["FeatureLayers", "FieldObjective", "StyleGoal", "Weights"]
 
 _SMOOTHNESS_WEIGHT: Final = 0.05
 _GAMUT_WEIGHT: Final = 10.0
@@ -66,18 +67,6 @@ class Weights:
     content: float = _PAPER["content"]
     style: float = _PAPER["style"]
     affine: float = _PAPER["affine"]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The terms of the objective, each with its weight applied; the untouched photo's style term is 1 by default."""
-
-    total: float
-    content: float
-    style: float
-    affine: float
-    smoothness: float
-    gamut: float
 
 
 class StyleGoal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,41 +12,9 @@ from services.stylizer.core.covariance import dot
 from services.stylizer.core.field import luma
 from services.stylizer.core.matting import MattingLaplacian, box_mean
 from services.stylizer.core.objective import StyleGoal
+from services.stylizer.core.results import LabelQuality, Quality
 
-__all__ = ["LabelQuality", "Quality", "affine_energy_map", "clipped", "edge_similarity", "score"]
-
-
-@dataclass(frozen=True)
-class LabelQuality:
-    """Quality of one label's region; fields as in :class:`Quality`."""
-
-    label: str
-    style_relative: float
-    affine_per_pixel_e6: float
-    clipped_share: float
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Quality of a picture against its content and style photo.
-
-    Attributes:
-        style_relative: masked-Gram style distance divided by the content photo's; below 1 is nearer to the style.
-        content: 5 times the mean squared difference of the content features.
-        affine_per_pixel_e6: matting-Laplacian energy per pixel, times 1e6.
-        edges: SSIM of Sobel magnitudes of luma against the content photo, at most 1.
-        clipped_share: share of channel values at 0 or 255 after rounding to 8 bits.
-        scored_edge_px: long edge of the scored pictures.
-        labels: the same per label.
-    """
-
-    style_relative: float
-    content: float
-    affine_per_pixel_e6: float
-    edges: float
-    clipped_share: float
-    scored_edge_px: int
-    labels: tuple[LabelQuality, ...]
+__all__ = ["affine_energy_map", "clipped", "edge_similarity", "score"]
 
 
 def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tensor:

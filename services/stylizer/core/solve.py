@@ -16,7 +16,8 @@ from torch import Tensor
 
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.field import GRID_SHAPE
-from services.stylizer.core.objective import FieldObjective, Losses
+from services.stylizer.core.objective import FieldObjective
+from services.stylizer.core.results import Losses
 
 __all__ = ["Level", "Progress", "Solution", "identity_grid", "plan_levels", "solve_field"]
 

@@ -19,7 +19,8 @@ from services.stylizer.core.matching import LabelMatch, match_labels
 from services.stylizer.core.objective import FeatureLayers, FieldObjective, StyleGoal, Weights
 from services.stylizer.core.palette import Palette
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.quality import Quality, score
+from services.stylizer.core.quality import score
+from services.stylizer.core.results import Quality
 from services.stylizer.core.solve import Level, Progress, Solution, identity_grid, plan_levels, solve_field
 from services.stylizer.core.vgg import VGG19
 from services.stylizer.core.warm_start import colour_statistics, monge_kantorovich

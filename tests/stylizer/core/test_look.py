@@ -12,7 +12,8 @@ from safetensors.numpy import save
 
 from services.stylizer.core.errors import LookError
 from services.stylizer.core.field import GRID_SHAPE, Window
-from services.stylizer.core.look import LOOK_VERSION, Look, LookField, label_masks
+from services.stylizer.core.look import Look, LookField, label_masks
+from services.stylizer.core.results import LOOK_VERSION
 
 
 def make_look(height: int = 24, width: int = 32) -> Look:
