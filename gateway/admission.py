@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dpst.v1 import image_pb2, labels_pb2, photo_style_pb2
 
 from services.common.config import ProcessSettings
@@ -13,18 +11,10 @@ from services.common.label_maps import check_matches_photo
 from services.common.logs import is_request_id
 from services.common.wire import image_bytes, label_map_from_message, output_format
 
-__all__ = ["Admitted", "admit"]
+__all__ = ["admit"]
 
 
-@dataclass(frozen=True)
-class Admitted:
-    """Facts read from the headers of a request's photos."""
-
-    content: PhotoInfo
-    style: PhotoInfo
-
-
-def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> Admitted:
+def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None:
     """Check a request's id, photos, label maps and output options.
 
     Raises ``InvalidArgument`` or ``NotFound``. Reads headers and label maps, so call it off the event loop.
@@ -33,14 +23,12 @@ def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> Admi
         raise InvalidArgument("request_id", repr(transfer.request_id), "allowed: 1 to 128 of [A-Za-z0-9._-]")
     output_format(transfer.output, "output")
     limits = ImageLimits.of(settings)
-    admitted = Admitted(
-        _photo(transfer.content, "content", limits, settings), _photo(transfer.style, "style", limits, settings)
-    )
+    content = _photo(transfer.content, "content", limits, settings)
+    style = _photo(transfer.style, "style", limits, settings)
     if transfer.HasField("content_labels"):
-        _check_labels(transfer.content_labels, admitted.content, "content_labels", limits)
+        _check_labels(transfer.content_labels, content, "content_labels", limits)
     if transfer.HasField("style_labels"):
-        _check_labels(transfer.style_labels, admitted.style, "style_labels", limits)
-    return admitted
+        _check_labels(transfer.style_labels, style, "style_labels", limits)
 
 
 def _photo(image: image_pb2.Image, field: str, limits: ImageLimits, settings: ProcessSettings) -> PhotoInfo:

@@ -110,8 +110,7 @@ class Pipeline:
             self._should_stop,
         )
         self._seconds.update(result.stage_seconds)
-        field = LookField(result.look, transfer.I)
-        picture = self._picture(content, field, params.strength, params.preserve, job)
+        picture = self._picture(content, result.field, params.strength, params.preserve, job)
         self._emit(picture)
         self._emit(
             Finished(

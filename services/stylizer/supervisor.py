@@ -26,7 +26,7 @@ _RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Pause before the n-th start in a row that did no job in between: quick after one fault, gentle in a crash loop."""
 
 _STOP_SECONDS = 5.0
-"""A worker whose pipe is closed ends within one evaluation, below a second; after this it is killed."""
+"""A worker that is told to stop ends within one evaluation, below a second; after this it is killed."""
 
 _WARM_SECONDS = 10.0
 """Advice to callers while a worker starts: importing torch and loading the weights take 3 to 8 s."""

@@ -26,7 +26,6 @@ from services.common.config import StylizerSettings
 from services.common.images import ImageLimits, OutputFormat, Photo, encode_photo, open_photo
 from services.common.label_maps import decode_label_map
 from services.common.models import find_model
-from services.stylizer.core.look import LookField
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.render import render
 from services.stylizer.core.results import Quality
@@ -92,7 +91,7 @@ def _pair(name: str, network: FeatureNetwork, params: TransferParams) -> tuple[R
     )
     result = transfer.run(lambda _: None, lambda _: None, lambda: False)
     goal = transfer.goal(result.matches)
-    pixels = render(LookField(result.look, I), content.pixels(), params.strength, params.preserve, 8, lambda: False)
+    pixels = render(result.field, content.pixels(), params.strength, params.preserve, 8, lambda: False)
     encoded, _ = encode_photo(pixels, content, OutputFormat(format="png"))
     ours = transfer.score(_tensor(open_photo(encoded, "result", _LIMITS).proxy(edge, None)), result.matches, goal)
     row = Row(
@@ -141,7 +140,7 @@ def _encoded(pixels: np.ndarray) -> bytes:
 
 def _shares(transfer: Transfer, result: TransferResult) -> dict[str, float]:
     """Time of one evaluation and of its parts at full solve size, in turn, medians of nine."""
-    B = transfer.warm_start(transfer.warm_look(result.matches))
+    B = transfer.warm_start(transfer.warm_field(result.matches))
     objective = transfer.objective(max(transfer.I.shape[1:]), result.matches, B, lambda: transfer.goal(result.matches))
     grid = identity_grid(transfer.I.device).requires_grad_(True)
     O = objective.picture(grid.detach())
@@ -157,7 +156,7 @@ def _shares(transfer: Transfer, result: TransferResult) -> dict[str, float]:
         (goal.style(features) + goal.content(features)).backward()
 
     def warm_start() -> None:
-        transfer.warm_start(transfer.warm_look(transfer.match()))
+        transfer.warm_start(transfer.warm_field(transfer.match()))
 
     times: dict[str, list[float]] = {"whole": [], "features_only": [], "warm_start": []}
     for _ in range(9):

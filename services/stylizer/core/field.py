@@ -144,7 +144,7 @@ class _Change(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cells: Tensor, extended: Tensor, read: Tensor, write: Tensor) -> Tensor:
         ctx.extended, ctx.write = extended, write
-        return ((read @ cells.contiguous()).view(-1, 3, 4) * extended[:, None]).sum(dim=2)
+        return _affine(read @ cells.contiguous(), extended)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
@@ -158,14 +158,18 @@ def _extended(B: Tensor) -> Tensor:
     return torch.cat([flat - 0.5, torch.ones_like(flat[:1])]).T.contiguous()
 
 
+def _affine(coefficients: Tensor, extended: Tensor) -> Tensor:
+    """``[A | b]`` times ``(B − ½, 1)`` per pixel: (P, 12) and (P, 4) give (P, 3)."""
+    return (coefficients.view(-1, 3, 4) * extended[:, None]).sum(dim=2)
+
+
 def _cells(shape: Sequence[int]) -> tuple[int, int, int]:
     return int(shape[1]), int(shape[2]), int(shape[3])
 
 
 def apply_coefficients(B: Tensor, coefficients: Tensor) -> Tensor:
     """``B + A·(B − ½) + b`` at every pixel: (3, H, W) and (H·W, 12), rows of [A | b], give (3, H, W)."""
-    change = (coefficients.view(-1, 3, 4) * _extended(B)[:, None]).sum(dim=2)
-    return B + change.T.reshape(B.shape)
+    return B + _affine(coefficients, _extended(B)).T.reshape(B.shape)
 
 
 def grid_smoothness(grid: Tensor) -> Tensor:

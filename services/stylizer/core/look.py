@@ -5,8 +5,9 @@ Stored as a safetensors file with the tensors named like the attributes and a JS
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
+from torch.nn import functional
 
 from services.stylizer.core.errors import LookError
 from services.stylizer.core.field import GRID_SHAPE, Window, apply_coefficients, slice_grid
@@ -26,7 +28,7 @@ MAX_LOOK_BYTES: Final = 1 << 20
 """Largest serialised look that is accepted; those made here stay far below."""
 
 _MAX_LABELS: Final = 256
-FEATHER_RADIUS: Final = 8
+_FEATHER_RADIUS: Final = 8
 """Half window in pixels of the label map at which masks are feathered along the photo's edges."""
 
 
@@ -131,8 +133,14 @@ class LookField:
     def __init__(self, look: Look, proxy: Tensor) -> None:
         self.look = look
         masks = label_masks(look.indices, len(look.names))
-        radius = min(FEATHER_RADIUS, (min(proxy.shape[1:]) - 1) // 2)
+        radius = min(_FEATHER_RADIUS, (min(proxy.shape[1:]) - 1) // 2)
         self._mask_coefficients = guided_coefficients(proxy, masks, radius) if len(look.names) > 1 else None
+
+    def with_grid(self, grid: Tensor) -> LookField:
+        """The same field with another grid; the masks are not made again."""
+        other = copy.copy(self)
+        other.look = replace(self.look, grid=grid)
+        return other
 
     def masks(self, I: Tensor, window: Window) -> Tensor:
         """Soft masks at the pixels of a window: (3, rows, width) gives (L, rows, width), summing to 1."""
@@ -142,7 +150,7 @@ class LookField:
         points = torch.stack(
             [(x * 2 - 1)[None].expand(window.rows, -1), (y * 2 - 1)[:, None].expand(-1, window.width)], dim=-1
         )
-        coefficients = torch.nn.functional.grid_sample(
+        coefficients = functional.grid_sample(
             self._mask_coefficients.flatten(0, 1)[None],
             points[None],
             mode="bilinear",

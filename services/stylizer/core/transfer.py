@@ -52,13 +52,18 @@ class Regions:
 
 @dataclass(frozen=True)
 class TransferResult:
-    """A finished solve; ``stage_seconds`` has ``warm_start``, ``solve`` and ``score``."""
+    """A finished solve; ``stage_seconds`` has ``warm_start``, ``solve`` and ``score``; ``field`` knows the photo."""
 
-    look: Look
+    field: LookField
     matches: tuple[LabelMatch, ...]
     solution: Solution
     quality: Quality
     stage_seconds: Mapping[str, float]
+
+    @property
+    def look(self) -> Look:
+        """What is left when the photo is gone."""
+        return self.field.look
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Transfer:
 
         with stage("warm_start"):
             matches = self.match()
-            warm = self.warm_look(matches)
+            warm = self.warm_field(matches)
             B = self.warm_start(warm)
         with stage("solve"):
             goal = functools.cache(lambda: self.goal(matches))
@@ -121,19 +126,14 @@ class Transfer:
             ]
             start = identity_grid(self.I.device)
             solution = solve_field(levels, self.params.time_budget_seconds, on_progress, should_stop, start)
-        look = Look(solution.grid, warm.affines, warm.strengths, warm.indices, warm.names)
+        field = warm.with_grid(solution.grid)
         with stage("score"):
-            O = self.picture(look)
+            O = field(self.I, Window.whole(*self.I.shape[1:]), self.params.strength)
             quality = self.score(O, matches, goal())
-        return TransferResult(look, matches, solution, quality, seconds)
+        return TransferResult(field, matches, solution, quality, seconds)
 
-    def picture(self, look: Look) -> Tensor:
-        """What a look gives, with the strength asked for: (3, H, W), not clipped."""
-        return LookField(look, self.I)(self.I, Window.whole(*self.I.shape[1:]), self.params.strength)
-
-    def warm_start(self, look: Look) -> Tensor:
+    def warm_start(self, field: LookField) -> Tensor:
         """The closed-form transfer alone: (3, H, W), not clipped."""
-        field = LookField(look, self.I)
         return field.base(self.I, field.masks(self.I, Window.whole(*self.I.shape[1:])))
 
     def match(self) -> tuple[LabelMatch, ...]:
@@ -165,8 +165,8 @@ class Transfer:
         weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
         return FieldObjective(goal, I, B, palette, weights)
 
-    def warm_look(self, matches: Sequence[LabelMatch]) -> Look:
-        """The look of the closed-form transfer alone."""
+    def warm_field(self, matches: Sequence[LabelMatch]) -> LookField:
+        """The look of the closed-form transfer alone, tied to the content photo."""
         affines, strengths = [], []
         for match in matches:
             M = self.content.mask(match.content_label)
@@ -178,7 +178,8 @@ class Transfer:
         names = tuple(match.content_label for match in matches)
         indices = self._match_indices(matches).to(torch.uint8)
         grid = identity_grid(self.I.device)
-        return Look(grid, torch.stack(affines), torch.tensor(strengths, device=grid.device), indices, names)
+        look = Look(grid, torch.stack(affines), torch.tensor(strengths, device=grid.device), indices, names)
+        return LookField(look, self.I)
 
     def _palette(self, matches: Sequence[LabelMatch], size: tuple[int, ...]) -> Palette:
         indices = self._match_indices(matches)
