@@ -11,12 +11,18 @@ from dpst.v1 import labels_pb2, params_pb2
 __all__ = ["FIELDS", "parameter_flags", "params_message"]
 
 _MODE = ("field", "paper")
+_QUALITY = ("draft", "standard", "high")
 _PRESERVE = ("none", "luminance", "chroma")
 _POLICY = ("merge", "global", "keep", "reject")
 
 # Field of TransferParams -> its flag, type, and help. The server holds defaults and ranges; a test compares the help.
 FIELDS: Mapping[str, tuple[str, Any, str]] = {
     "mode": ("--mode", click.Choice(_MODE), "How the picture is computed. Default: field."),
+    "quality": (
+        "--quality",
+        click.Choice(_QUALITY),
+        "Work to be done: size and length of the optimisation. Default: standard.",
+    ),
     "strength": ("--strength", float, "How much of the look is applied, 0..1. Default: 1.0."),
     "label_strengths": ("--label-strength", str, "Strength of one label, NAME=0..1; may be repeated."),
     "preserve": ("--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged. Default: none."),
@@ -26,9 +32,9 @@ FIELDS: Mapping[str, tuple[str, Any, str]] = {
     "solve_edge_px": (
         "--solve-edge",
         click.IntRange(1),
-        "Long edge in pixels at which the optimisation runs. Default: 256.",
+        "Long edge in pixels at which the optimisation runs. Default: by --quality.",
     ),
-    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations. Default: 40."),
+    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations. Default: by --quality."),
     "time_budget_seconds": ("--time-budget", float, "Most seconds of solving; 0 = no limit. Default: 0.0."),
     "label_policy": (
         "--label-policy",
@@ -62,6 +68,8 @@ def params_message(values: Mapping[str, Any]) -> params_pb2.TransferParams:
                 message.label_strengths[name] = strength
         elif field == "mode":
             message.mode = params_pb2.Mode.Value(f"MODE_{value.upper()}")
+        elif field == "quality":
+            message.quality = params_pb2.QualityPreset.Value(f"QUALITY_PRESET_{value.upper()}")
         elif field == "preserve":
             message.preserve = params_pb2.Preserve.Value(f"PRESERVE_{value.upper()}")
         elif field == "label_policy":

@@ -41,7 +41,7 @@ _FORMATS = {
 @click.option("--style-labels", type=READABLE, help="Regions of STYLE, likewise.")
 @click.option("--segmentation-model", help="Segmentation network as NAME or NAME/VERSION.")
 @parameter_flags
-@click.option("--quality", type=click.IntRange(1, 100), help="Encoder quality of lossy formats.")
+@click.option("--encoder-quality", type=click.IntRange(1, 100), help="Encoder quality of lossy formats.")
 @click.option("--bit-depth", type=click.Choice(["8", "16"]), help="Bits a channel; default: as CONTENT has.")
 @click.option("--report", "report_file", type=WRITABLE, help="Where the report goes, as JSON.")
 @click.option("--look", "look_file", type=WRITABLE, help="Where the solved look goes, a dpst.v1.Look message.")
@@ -81,7 +81,7 @@ def _transfer(content: Path, style: Path, out: Path, values: dict[str, Any]) -> 
         content=image_pb2.Image(data=content.read_bytes()),
         style=image_pb2.Image(data=style.read_bytes()),
         params=params_message(values),
-        output=image_pb2.OutputOptions(format=_FORMATS[out.suffix.lower()], quality=values["quality"]),
+        output=image_pb2.OutputOptions(format=_FORMATS[out.suffix.lower()], quality=values["encoder_quality"]),
         segmentation_model=values["segmentation_model"] or "",
     )
     if values["bit_depth"] is not None:

@@ -38,9 +38,15 @@ __all__ = ["params_from_message", "params_message", "render_job", "stage_times",
 _ENUMS: Mapping[str, Any] = {
     "mode": params_pb2.Mode,
     "preserve": params_pb2.Preserve,
+    "quality": params_pb2.QualityPreset,
     "label_policy": labels_pb2.LabelPolicy,
 }
-_PREFIXES = {"mode": "MODE_", "preserve": "PRESERVE_", "label_policy": "LABEL_POLICY_"}
+_PREFIXES = {
+    "mode": "MODE_",
+    "preserve": "PRESERVE_",
+    "quality": "QUALITY_PRESET_",
+    "label_policy": "LABEL_POLICY_",
+}
 _OPTIONAL = (
     "strength",
     "content_weight",
@@ -56,7 +62,7 @@ _OPTIONAL = (
 
 
 def params_from_message(message: params_pb2.TransferParams) -> TransferParams:
-    """Parameters with defaults filled in.
+    """Parameters with defaults filled in, those of the solve's size and length from the quality preset.
 
     Raises:
         InvalidArgument: naming the field, the value and the limit.
@@ -72,7 +78,7 @@ def params_from_message(message: params_pb2.TransferParams) -> TransferParams:
     if message.label_strengths:
         values["label_strengths"] = dict(message.label_strengths)
     try:
-        return TransferParams(**values)
+        return TransferParams.chosen(**values)
     except ParameterError as error:
         raise InvalidArgument(f"params.{error.field}", error.value, error.limit) from error
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.cli.parameters import FIELDS, params_message
 from gateway.cli.stylize import stylize
-from services.stylizer.core.params import CHOICES, TransferParams
+from services.stylizer.core.params import CHOICES, Preset, TransferParams
 from services.stylizer.messages import params_from_message
 
 OPTIONS = {option.name: option for option in stylize.params if isinstance(option, click.Option)}
@@ -33,7 +33,15 @@ def test_choices_are_the_servers(name: str) -> None:
     assert tuple(kind.choices) == CHOICES[name]
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"label_strengths", "features"}))
+PRESET_FIELDS = {field.name for field in dataclasses.fields(Preset)}
+
+
+def test_help_says_what_the_quality_decides() -> None:
+    for name in PRESET_FIELDS:
+        assert (OPTIONS[name].help or "").endswith("Default: by --quality.")
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - PRESET_FIELDS - {"label_strengths", "features"}))
 def test_help_says_the_default(name: str) -> None:
     said = re.search(r"Default: (\S+)\.$", OPTIONS[name].help or "")
     assert said is not None

@@ -64,7 +64,8 @@ async def test_every_parameter_has_a_flag_that_arrives(world: World, pair: list[
     flags = (
         "--mode field --strength 0.5 --label-strength sky=0.25 --preserve luminance --content-weight 1 "
         "--style-weight 2 --affine-weight 3 --solve-edge 128 --max-evaluations 4 --time-budget 5 "
-        "--label-policy reject --seed 6 --features net/1 --preview-every 0 --quality 80 --bit-depth 8"
+        "--label-policy reject --seed 6 --features net/1 --preview-every 0 --quality high "
+        "--encoder-quality 80 --bit-depth 8"
     )
     command = ["stylize", *pair, "-o", str(tmp_path / "out.webp"), "--server", world.address, *flags.split()]
     result = await dpst(*command, "--content-labels", str(masks), "--style-labels", str(masks))
@@ -85,6 +86,7 @@ async def test_every_parameter_has_a_flag_that_arrives(world: World, pair: list[
         seed=6,
         features="net/1",
         preview_every=0,
+        quality=params_pb2.QUALITY_PRESET_HIGH,
     )
     assert request.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=80, bit_depth=8)
     assert request.content_labels.png == request.style_labels.png == labels().png

@@ -10,7 +10,7 @@ from PIL import Image
 from services.common.config import StylizerSettings
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.images import ImageLimits
-from services.stylizer.core.params import TransferParams
+from services.stylizer.core.params import PRESETS, TransferParams
 from services.stylizer.messages import params_from_message, params_message, render_job, stylize_job
 
 LIMITS = ImageLimits.of(StylizerSettings())
@@ -38,10 +38,20 @@ def test_empty_message_is_the_defaults() -> None:
     assert params_from_message(params_pb2.TransferParams()) == TransferParams()
 
 
+def test_quality_and_mode_choose_the_preset_and_explicit_values_win() -> None:
+    message = params_pb2.TransferParams(mode=params_pb2.MODE_PAPER, quality=params_pb2.QUALITY_PRESET_HIGH)
+    assert params_from_message(message) == TransferParams.chosen(mode="paper", quality="high")
+    message.solve_edge_px = 128
+    assert params_from_message(message).solve_edge_px == 128
+    assert params_from_message(message).max_evaluations == PRESETS["paper"]["high"].max_evaluations
+
+
 def test_params_round_trip() -> None:
     params = TransferParams(strength=0.5, label_strengths={"sky": 0.1}, preserve="chroma", label_policy="keep", seed=9)
     assert params_from_message(params_message(params)) == params
     assert params_from_message(params_message(TransferParams())) == TransferParams()
+    paper = TransferParams.chosen(mode="paper", quality="draft", max_evaluations=3)
+    assert params_from_message(params_message(paper)) == paper
 
 
 @pytest.mark.parametrize(
@@ -51,8 +61,8 @@ def test_params_round_trip() -> None:
         (params_pb2.TransferParams(solve_edge_px=63), "params.solve_edge_px"),
         (params_pb2.TransferParams(max_evaluations=0), "params.max_evaluations"),
         (params_pb2.TransferParams(affine_weight=float("nan")), "params.affine_weight"),
-        (params_pb2.TransferParams(mode=params_pb2.MODE_PAPER), "params.mode"),
         (params_pb2.TransferParams(mode=77), "params.mode"),  # type: ignore[arg-type]
+        (params_pb2.TransferParams(quality=9), "params.quality"),  # type: ignore[arg-type]
         (params_pb2.TransferParams(label_strengths={"sky": -1}), "params.label_strengths[sky]"),
     ],
 )

@@ -29,9 +29,12 @@ class _ModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     MODE_UNSPECIFIED: _Mode.ValueType  # 0
     """Same as FIELD."""
     MODE_FIELD: _Mode.ValueType  # 1
-    """Optimise a smooth, locally affine colour field. Fast; renders at any size."""
+    """Optimise a smooth, locally affine colour field. Fast, and the one to use for photographs."""
     MODE_PAPER: _Mode.ValueType  # 2
-    """Optimise pixels as Luan et al. 2017 published it. Not available in this version."""
+    """Optimise pixels as Luan et al. 2017 published it: one run without and one with the matting Laplacian, then their
+    smoothing. Slow; the reference that the other mode is measured against. With `affine_weight` = 0 it is plain neural
+    style transfer (Gatys et al. 2016): artistic, no longer a photograph.
+    """
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
     """How the picture is computed."""
@@ -39,10 +42,41 @@ class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
 MODE_UNSPECIFIED: Mode.ValueType  # 0
 """Same as FIELD."""
 MODE_FIELD: Mode.ValueType  # 1
-"""Optimise a smooth, locally affine colour field. Fast; renders at any size."""
+"""Optimise a smooth, locally affine colour field. Fast, and the one to use for photographs."""
 MODE_PAPER: Mode.ValueType  # 2
-"""Optimise pixels as Luan et al. 2017 published it. Not available in this version."""
+"""Optimise pixels as Luan et al. 2017 published it: one run without and one with the matting Laplacian, then their
+smoothing. Slow; the reference that the other mode is measured against. With `affine_weight` = 0 it is plain neural
+style transfer (Gatys et al. 2016): artistic, no longer a photograph.
+"""
 Global___Mode: typing_extensions.TypeAlias = Mode
+
+class _QualityPreset:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _QualityPresetEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_QualityPreset.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    QUALITY_PRESET_UNSPECIFIED: _QualityPreset.ValueType  # 0
+    """Same as STANDARD."""
+    QUALITY_PRESET_DRAFT: _QualityPreset.ValueType  # 1
+    """For a quick look. field: 256 px, 20 evaluations; paper: 256 px, 400 evaluations."""
+    QUALITY_PRESET_STANDARD: _QualityPreset.ValueType  # 2
+    """The usual. field: 512 px, 40 evaluations; paper: 512 px, 1000 evaluations."""
+    QUALITY_PRESET_HIGH: _QualityPreset.ValueType  # 3
+    """For the last word. field: 700 px, 60 evaluations; paper: 700 px, 2000 evaluations, as published."""
+
+class QualityPreset(_QualityPreset, metaclass=_QualityPresetEnumTypeWrapper):
+    """How much work a transfer may cost. It sets `solve_edge_px` and `max_evaluations` where the caller left them unset."""
+
+QUALITY_PRESET_UNSPECIFIED: QualityPreset.ValueType  # 0
+"""Same as STANDARD."""
+QUALITY_PRESET_DRAFT: QualityPreset.ValueType  # 1
+"""For a quick look. field: 256 px, 20 evaluations; paper: 256 px, 400 evaluations."""
+QUALITY_PRESET_STANDARD: QualityPreset.ValueType  # 2
+"""The usual. field: 512 px, 40 evaluations; paper: 512 px, 1000 evaluations."""
+QUALITY_PRESET_HIGH: QualityPreset.ValueType  # 3
+"""For the last word. field: 700 px, 60 evaluations; paper: 700 px, 2000 evaluations, as published."""
+Global___QualityPreset: typing_extensions.TypeAlias = QualityPreset
 
 class _Preserve:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -109,6 +143,7 @@ class TransferParams(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     FEATURES_FIELD_NUMBER: builtins.int
     PREVIEW_EVERY_FIELD_NUMBER: builtins.int
+    QUALITY_FIELD_NUMBER: builtins.int
     mode: Global___Mode.ValueType
     """How the picture is computed. Default: field."""
     strength: builtins.float
@@ -122,9 +157,9 @@ class TransferParams(google.protobuf.message.Message):
     affine_weight: builtins.float
     """Weight λ of the matting-Laplacian term, on values 0..1, 0..1e8. Default: 10000.0."""
     solve_edge_px: builtins.int
-    """Long edge in pixels at which the optimisation runs, 64..1024. Default: 256."""
+    """Long edge in pixels at which the optimisation runs, 64..1024. Default: by `quality`."""
     max_evaluations: builtins.int
-    """Most network evaluations (one forward and one backward pass), 1..1000. Default: 40."""
+    """Most network evaluations (one forward and one backward pass), 1..4000. Default: by `quality`."""
     time_budget_seconds: builtins.float
     """Most seconds of solving, 0 = no limit, up to 3600. The best picture so far is returned. Default: 0.0."""
     label_policy: dpst.v1.labels_pb2.LabelPolicy.ValueType
@@ -135,6 +170,8 @@ class TransferParams(google.protobuf.message.Message):
     """Feature network as "name" or "name/version"; empty = the one the stylizer holds warm. Default: ""."""
     preview_every: builtins.int
     """Evaluations between two previews, 0 = no previews, up to 1000. Default: 5."""
+    quality: Global___QualityPreset.ValueType
+    """What `solve_edge_px` and `max_evaluations` are by default. Default: standard."""
     @property
     def label_strengths(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """Strength of single labels, 0..1, by label name, multiplied by `strength`. Default: 1 for every label."""
@@ -156,10 +193,11 @@ class TransferParams(google.protobuf.message.Message):
         seed: builtins.int | None = ...,
         features: builtins.str | None = ...,
         preview_every: builtins.int | None = ...,
+        quality: Global___QualityPreset.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_affine_weight", b"_affine_weight", "_content_weight", b"_content_weight", "_features", b"_features", "_max_evaluations", b"_max_evaluations", "_preview_every", b"_preview_every", "_seed", b"_seed", "_solve_edge_px", b"_solve_edge_px", "_strength", b"_strength", "_style_weight", b"_style_weight", "_time_budget_seconds", b"_time_budget_seconds", "affine_weight", b"affine_weight", "content_weight", b"content_weight", "features", b"features", "max_evaluations", b"max_evaluations", "preview_every", b"preview_every", "seed", b"seed", "solve_edge_px", b"solve_edge_px", "strength", b"strength", "style_weight", b"style_weight", "time_budget_seconds", b"time_budget_seconds"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_affine_weight", b"_affine_weight", "_content_weight", b"_content_weight", "_features", b"_features", "_max_evaluations", b"_max_evaluations", "_preview_every", b"_preview_every", "_seed", b"_seed", "_solve_edge_px", b"_solve_edge_px", "_strength", b"_strength", "_style_weight", b"_style_weight", "_time_budget_seconds", b"_time_budget_seconds", "affine_weight", b"affine_weight", "content_weight", b"content_weight", "features", b"features", "label_policy", b"label_policy", "label_strengths", b"label_strengths", "max_evaluations", b"max_evaluations", "mode", b"mode", "preserve", b"preserve", "preview_every", b"preview_every", "seed", b"seed", "solve_edge_px", b"solve_edge_px", "strength", b"strength", "style_weight", b"style_weight", "time_budget_seconds", b"time_budget_seconds"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_affine_weight", b"_affine_weight", "_content_weight", b"_content_weight", "_features", b"_features", "_max_evaluations", b"_max_evaluations", "_preview_every", b"_preview_every", "_seed", b"_seed", "_solve_edge_px", b"_solve_edge_px", "_strength", b"_strength", "_style_weight", b"_style_weight", "_time_budget_seconds", b"_time_budget_seconds", "affine_weight", b"affine_weight", "content_weight", b"content_weight", "features", b"features", "label_policy", b"label_policy", "label_strengths", b"label_strengths", "max_evaluations", b"max_evaluations", "mode", b"mode", "preserve", b"preserve", "preview_every", b"preview_every", "quality", b"quality", "seed", b"seed", "solve_edge_px", b"solve_edge_px", "strength", b"strength", "style_weight", b"style_weight", "time_budget_seconds", b"time_budget_seconds"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__affine_weight: typing_extensions.TypeAlias = typing.Literal["affine_weight"]
     _WhichOneofArgType__affine_weight: typing_extensions.TypeAlias = typing.Literal["_affine_weight", b"_affine_weight"]
