@@ -31,10 +31,11 @@ def dither_thresholds(seed: int) -> NDArray[np.float32]:
 
     Rectangular, not triangular, noise: the mean of its error is below 0.001 levels at any value, and a value that sits
     on a level stays there, so that what a look leaves alone stays bit-identical; triangular noise would move every
-    fourth such value, and its error has half as much variance again. Its price, noise that comes and goes between two levels, cannot be seen where the
-    noise is blue. On a dark gradient of 4 levels with its contrast raised 14 times, white noise is grainy, and in
-    bands; interleaved gradient noise (Jimenez 2014) shows a slanted weave; this shows an even, fine grain when enlarged
-    and none from afar. docs/benchmarks/render.md has figures, also of JPEG, which undoes any of them.
+    fourth such value, and its error has half as much variance again. Its price, noise that comes and goes between two
+    levels, cannot be seen where the noise is blue. On a dark gradient of 4 levels with its contrast raised 14 times,
+    white noise is grainy, and in bands; interleaved gradient noise (Jimenez 2014) shows a slanted weave; this shows an
+    even, fine grain when enlarged and none from afar. docs/benchmarks/render.md has figures, also of JPEG, which undoes
+    any of them.
 
     Args:
         seed: moves the tile, so that the frames of a burst need not share their noise; 4096 positions are told apart.
