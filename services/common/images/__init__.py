@@ -4,6 +4,7 @@ Everything is computed in the content photo's own RGB space, so wide gamuts lose
 converted into it. CMYK, CIELAB and greyscale photos enter as RGB.
 """
 
+from services.common.images.cielab import cielab
 from services.common.images.decode import Photo, open_photo
 from services.common.images.encode import OutputFormat, encode_photo, encode_preview, output_bit_depth
 from services.common.images.info import FORMATS, ImageLimits, PhotoInfo
@@ -14,6 +15,7 @@ __all__ = [
     "OutputFormat",
     "Photo",
     "PhotoInfo",
+    "cielab",
     "encode_photo",
     "encode_preview",
     "open_photo",
