@@ -10,6 +10,7 @@ from dpst.v1.photo_style_pb2_grpc import add_PhotoStyleServicer_to_server
 from dpst.v1.segmentation_pb2_grpc import SegmentationStub
 from dpst.v1.stylizer_pb2_grpc import StylizerStub
 
+from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.readiness import follow_health
 from gateway.servicer import PhotoStyleServicer
@@ -25,10 +26,12 @@ class _Gateway:
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
         self._segmentation = make_channel(settings.segmentation_address, settings, metrics)
         self._stylizer = make_channel(settings.stylizer_address, settings, metrics)
-        self._pipeline = Pipeline(SegmentationStub(self._segmentation), StylizerStub(self._stylizer), settings, metrics)
+        stylizer = StylizerStub(self._stylizer)
+        self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, settings, metrics)
+        self._looks = Looks(stylizer, settings, metrics)
 
     def register(self, server: grpc.aio.Server) -> None:
-        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline), server)
+        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline, self._looks), server)
 
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
         channels = {"dpst.v1.Segmentation": self._segmentation, "dpst.v1.Stylizer": self._stylizer}

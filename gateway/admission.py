@@ -1,4 +1,4 @@
-"""Early checks of a transfer request: what can be refused before any service works on it."""
+"""Early checks of a request: what can be refused before any service works on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.common.label_maps import check_matches_photo
 from services.common.logs import is_request_id
 from services.common.wire import image_bytes, label_map_from_message, output_format
 
-__all__ = ["admit"]
+__all__ = ["admit", "admit_look"]
 
 
 def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None:
@@ -29,6 +29,21 @@ def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None
         _check_labels(transfer.content_labels, content, "content_labels", limits)
     if transfer.HasField("style_labels"):
         _check_labels(transfer.style_labels, style, "style_labels", limits)
+
+
+def admit_look(
+    request: photo_style_pb2.RenderLookRequest | photo_style_pb2.ExportLookRequest, settings: ProcessSettings
+) -> None:
+    """Check that there is a look, its photo, and the output options if there are any.
+
+    Raises ``InvalidArgument`` or ``NotFound``. Reads a header, so call it off the event loop. What a look holds only
+    the stylizer knows.
+    """
+    if not request.look.data:
+        raise InvalidArgument("look.data", "nothing", "must be a look made by this service")
+    if isinstance(request, photo_style_pb2.RenderLookRequest):
+        output_format(request.output, "output")
+    _photo(request.content, "content", ImageLimits.of(settings), settings)
 
 
 def _photo(image: image_pb2.Image, field: str, limits: ImageLimits, settings: ProcessSettings) -> PhotoInfo:

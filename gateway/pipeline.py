@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-import grpc
 import grpc.aio
 from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 
+from gateway.accounting import counted, timed
 from gateway.admission import admit
 from gateway.downstream import Deadline, explained
 from gateway.regions import Regions, find_regions
 from services.common.config import GatewaySettings
-from services.common.errors import ServiceError
 from services.common.logs import bind_request_id, current_request_id
 from services.common.metrics import Metrics
 
@@ -27,14 +26,6 @@ if TYPE_CHECKING:  # the stubs of these classes have no code behind them
 __all__ = ["Pipeline"]
 
 _Event = photo_style_pb2.TransferStreamResponse
-_REFUSALS = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
 
 
 class Pipeline:
@@ -61,7 +52,7 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
-        with self._counted():
+        with counted(self._metrics):
             async with aclosing(self._events(transfer, deadline)) as events:
                 async for event in events:
                     sequence += 1
@@ -70,7 +61,7 @@ class Pipeline:
                         previewed = True
                         self._metrics.first_preview_seconds.observe(time.perf_counter() - started)
                     if event.HasField("done"):
-                        end_to_end = self._timed(report_pb2.STAGE_END_TO_END, started)
+                        end_to_end = timed(self._metrics, report_pb2.STAGE_END_TO_END, started)
                         event.done.report.stages.append(end_to_end)
                     yield event
 
@@ -84,7 +75,7 @@ class Pipeline:
         content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
         if content.model or style.model:
             _describe(ours, content, style)
-            ours.stages.append(self._timed(report_pb2.STAGE_SEGMENT, started))
+            ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))
         request = stylizer_pb2.StylizeRequest(
             content=transfer.content,
             style=transfer.style,
@@ -114,32 +105,6 @@ class Pipeline:
             call.cancel()  # ends the solve if our caller has gone; no effect on a finished call
         if not finished:
             raise RuntimeError("the stylizer's stream ended without a result")
-
-    def _timed(self, stage: report_pb2.Stage.ValueType, started: float) -> report_pb2.StageTime:
-        seconds = time.perf_counter() - started
-        name = report_pb2.Stage.Name(stage).removeprefix("STAGE_").lower()
-        self._metrics.stage_duration_seconds.labels(name).observe(seconds)
-        return report_pb2.StageTime(stage=stage, seconds=seconds)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        outcome = "failed"
-        self._metrics.inflight.inc()
-        try:
-            yield
-            outcome = "done"
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome = "cancelled"
-            raise
-        except ServiceError as error:
-            outcome = "refused" if error.code in _REFUSALS else "failed"
-            raise
-        except grpc.aio.AioRpcError as error:
-            outcome = "refused" if error.code() in _REFUSALS else "failed"
-            raise
-        finally:
-            self._metrics.inflight.dec()
-            self._metrics.jobs_total.labels(outcome).inc()
 
 
 def _describe(report: report_pb2.TransferReport, content: Regions, style: Regions) -> None:

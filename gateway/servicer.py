@@ -10,16 +10,18 @@ import grpc.aio
 from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc
 
 from gateway.downstream import Deadline
+from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 
 __all__ = ["PhotoStyleServicer"]
 
 
 class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
-    """Both transfer RPCs on one pipeline."""
+    """The transfer RPCs on one pipeline, those of solved looks beside it."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, looks: Looks) -> None:
         self._pipeline = pipeline
+        self._looks = looks
 
     async def Transfer(
         self, request: photo_style_pb2.TransferRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -46,6 +48,20 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         async with aclosing(self._events(request.transfer, context)) as events:
             async for event in events:
                 yield event
+
+    async def RenderLook(
+        self, request: photo_style_pb2.RenderLookRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[photo_style_pb2.RenderLookResponse, None]:
+        """Yield the events of one rendering, the result in chunks."""
+        async with aclosing(self._looks.render(request, Deadline(context.time_remaining()))) as events:
+            async for event in events:
+                yield event
+
+    async def ExportLook(
+        self, request: photo_style_pb2.ExportLookRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> photo_style_pb2.ExportLookResponse:
+        """Look in, lookup tables out."""
+        return await self._looks.export(request, Deadline(context.time_remaining()))
 
     def _events(
         self, transfer: photo_style_pb2.Transfer, context: grpc.aio.ServicerContext[Any, Any]

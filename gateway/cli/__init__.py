@@ -11,6 +11,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import click
 
+from gateway.cli.export_look import export_look
+from gateway.cli.render import render
 from gateway.cli.segment import segment
 from gateway.cli.stylize import stylize
 from gateway.cli.up import up
@@ -29,4 +31,6 @@ def main() -> None:
 
 main.add_command(up)
 main.add_command(stylize)
+main.add_command(render)
+main.add_command(export_look)
 main.add_command(segment)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc
@@ -14,10 +15,22 @@ from gateway.stack import Stack, StackError
 from services.common.client import channel_options
 from services.common.config import ProcessSettings
 
-__all__ = ["connected"]
+__all__ = ["connected", "server_flags"]
 
 # Failures that only the log explains; any other code says itself what the caller did wrong.
 _OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
+_FLAGS = (
+    click.option("--server", metavar="ADDR", help="Gateway to use. Without it, a stack is started for this call."),
+    click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Deadline of the call in seconds."),
+    click.option("--verbose", is_flag=True, help="Show the logs of the started services."),
+)
+
+
+def server_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags ``server``, ``timeout`` and ``verbose`` to a click command that calls the gateway."""
+    for option in reversed(_FLAGS):
+        command = option(command)
+    return command
 
 
 @contextmanager

@@ -3,47 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from dpst.v1 import labels_pb2, params_pb2
 
-__all__ = ["FIELDS", "parameter_flags", "params_message"]
+__all__ = ["FIELDS", "Flag", "parameter_flags", "params_message"]
 
 _MODE = ("field", "paper")
 _QUALITY = ("draft", "standard", "high")
 _PRESERVE = ("none", "luminance", "chroma")
 _POLICY = ("merge", "global", "keep", "reject")
 
-# Field of TransferParams -> its flag, type, and help. The server holds defaults and ranges; a test compares the help.
-FIELDS: Mapping[str, tuple[str, Any, str]] = {
-    "mode": ("--mode", click.Choice(_MODE), "How the picture is computed. Default: field."),
-    "quality": (
+
+class Flag(NamedTuple):
+    """One flag: its name, click type and help."""
+
+    name: str
+    kind: Any
+    help: str
+
+
+# By field of TransferParams. The server holds defaults and ranges; a test compares the help.
+FIELDS: Mapping[str, Flag] = {
+    "mode": Flag("--mode", click.Choice(_MODE), "How the picture is computed. Default: field."),
+    "quality": Flag(
         "--quality",
         click.Choice(_QUALITY),
         "Work to be done: size and length of the optimisation. Default: standard.",
     ),
-    "strength": ("--strength", float, "How much of the look is applied, 0..1. Default: 1.0."),
-    "label_strengths": ("--label-strength", str, "Strength of one label, NAME=0..1; may be repeated."),
-    "preserve": ("--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged. Default: none."),
-    "content_weight": ("--content-weight", float, "Weight of the content loss. Default: 5.0."),
-    "style_weight": ("--style-weight", float, "Weight of each layer's style loss. Default: 100.0."),
-    "affine_weight": ("--affine-weight", float, "Weight of the matting-Laplacian term. Default: 10000.0."),
-    "solve_edge_px": (
+    "strength": Flag("--strength", float, "How much of the look is applied, 0..1. Default: 1.0."),
+    "label_strengths": Flag("--label-strength", str, "Strength of one label, NAME=0..1; may be repeated."),
+    "preserve": Flag(
+        "--preserve", click.Choice(_PRESERVE), "What of the content photo survives unchanged. Default: none."
+    ),
+    "content_weight": Flag("--content-weight", float, "Weight of the content loss. Default: 5.0."),
+    "style_weight": Flag("--style-weight", float, "Weight of each layer's style loss. Default: 100.0."),
+    "affine_weight": Flag("--affine-weight", float, "Weight of the matting-Laplacian term. Default: 10000.0."),
+    "solve_edge_px": Flag(
         "--solve-edge",
         click.IntRange(1),
         "Long edge in pixels at which the optimisation runs. Default: by --quality.",
     ),
-    "max_evaluations": ("--max-evaluations", click.IntRange(1), "Most network evaluations. Default: by --quality."),
-    "time_budget_seconds": ("--time-budget", float, "Most seconds of solving; 0 = no limit. Default: 0.0."),
-    "label_policy": (
+    "max_evaluations": Flag("--max-evaluations", click.IntRange(1), "Most network evaluations. Default: by --quality."),
+    "time_budget_seconds": Flag("--time-budget", float, "Most seconds of solving; 0 = no limit. Default: 0.0."),
+    "label_policy": Flag(
         "--label-policy",
         click.Choice(_POLICY),
         "What happens to labels that the style photo lacks. Default: merge.",
     ),
-    "seed": ("--seed", click.IntRange(0), "Seed of everything random. Default: 0."),
-    "features": ("--features", str, "Feature network as NAME or NAME/VERSION."),
-    "preview_every": ("--preview-every", click.IntRange(0), "Evaluations between two previews; 0 = none. Default: 5."),
+    "seed": Flag("--seed", click.IntRange(0), "Seed of everything random. Default: 0."),
+    "features": Flag("--features", str, "Feature network as NAME or NAME/VERSION."),
+    "preview_every": Flag(
+        "--preview-every", click.IntRange(0), "Evaluations between two previews; 0 = none. Default: 5."
+    ),
 }
 
 

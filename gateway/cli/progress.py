@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from dpst.v1 import photo_style_pb2, report_pb2
+from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -16,13 +16,16 @@ _LINES_PER_SOLVE = 5
 
 
 class Display(Protocol):
-    """Shows what a person should know about a running transfer."""
+    """Shows what a person should know about a running job."""
 
     def say(self, text: str) -> None:
         """Show what is going on now."""
 
+    def queued(self, queued: progress_pb2.Queued) -> None:
+        """Show the place in the queue."""
+
     def event(self, event: photo_style_pb2.TransferStreamResponse) -> None:
-        """Show one event of the stream."""
+        """Show one event of a transfer."""
 
 
 @contextmanager
@@ -45,6 +48,9 @@ class _Bar:
     def say(self, text: str) -> None:
         self._progress.update(self._task, description=text, numbers="")
 
+    def queued(self, queued: progress_pb2.Queued) -> None:
+        self.say(_place(queued))
+
     def event(self, event: photo_style_pb2.TransferStreamResponse) -> None:
         if event.HasField("iteration"):
             done = event.iteration
@@ -62,6 +68,9 @@ class _Lines:
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
+    def queued(self, queued: progress_pb2.Queued) -> None:
+        self.say(_place(queued))
+
     def event(self, event: photo_style_pb2.TransferStreamResponse) -> None:
         if event.HasField("iteration"):
             step = max(1, event.iteration.max_evaluations // _LINES_PER_SOLVE)
@@ -73,11 +82,15 @@ class _Lines:
 
 def _text(event: photo_style_pb2.TransferStreamResponse) -> str:
     if event.HasField("queued"):
-        eta = f", about {event.queued.eta_seconds:.0f} s" if event.queued.eta_seconds else ""
-        return f"waiting behind {event.queued.position}{eta}"
+        return _place(event.queued)
     if event.HasField("stage"):
         return report_pb2.Stage.Name(event.stage.stage).removeprefix("STAGE_").lower().replace("_", " ")
     return ""
+
+
+def _place(queued: progress_pb2.Queued) -> str:
+    eta = f", about {queued.eta_seconds:.0f} s" if queued.eta_seconds else ""
+    return f"waiting behind {queued.position}{eta}"
 
 
 def _numbers(event: photo_style_pb2.TransferStreamResponse) -> str:

@@ -12,41 +12,29 @@ from dpst.v1 import image_pb2, labels_pb2, photo_style_pb2, progress_pb2, report
 from dpst.v1.photo_style_pb2_grpc import PhotoStyleStub
 from google.protobuf.json_format import MessageToDict
 
-from gateway.cli.connection import connected
+from gateway.cli.connection import connected, server_flags
 from gateway.cli.failures import explained_failures
 from gateway.cli.files import READABLE, WRITABLE, check_writable, write_atomically
+from gateway.cli.output import check_format, output_flags, output_options
 from gateway.cli.parameters import parameter_flags, params_message
 from gateway.cli.progress import Display, shown_progress
 from gateway.stack import local_stack
 
 __all__ = ["stylize"]
 
-_FORMATS = {
-    ".jpg": image_pb2.IMAGE_FORMAT_JPEG,
-    ".jpeg": image_pb2.IMAGE_FORMAT_JPEG,
-    ".png": image_pb2.IMAGE_FORMAT_PNG,
-    ".tif": image_pb2.IMAGE_FORMAT_TIFF,
-    ".tiff": image_pb2.IMAGE_FORMAT_TIFF,
-    ".webp": image_pb2.IMAGE_FORMAT_WEBP,
-    ".avif": image_pb2.IMAGE_FORMAT_AVIF,
-}
-
 
 @click.command()
 @click.argument("content", type=READABLE)
 @click.argument("style", type=READABLE)
 @click.option("-o", "--output", "out", type=WRITABLE, required=True, help="Result; its suffix decides the format.")
-@click.option("--server", metavar="ADDR", help="Gateway to use. Without it, a stack is started for this call.")
 @click.option("--content-labels", type=READABLE, help="Regions of CONTENT: index PNG or nine-colour palette.")
 @click.option("--style-labels", type=READABLE, help="Regions of STYLE, likewise.")
 @click.option("--segmentation-model", help="Segmentation network as NAME or NAME/VERSION.")
 @parameter_flags
-@click.option("--encoder-quality", type=click.IntRange(1, 100), help="Encoder quality of lossy formats.")
-@click.option("--bit-depth", type=click.Choice(["8", "16"]), help="Bits a channel; default: as CONTENT has.")
+@output_flags
 @click.option("--report", "report_file", type=WRITABLE, help="Where the report goes, as JSON.")
-@click.option("--look", "look_file", type=WRITABLE, help="Where the solved look goes, a dpst.v1.Look message.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Deadline of the transfer in seconds.")
-@click.option("--verbose", is_flag=True, help="Show the logs of the started services.")
+@click.option("--look", "look_file", type=WRITABLE, help="Where the solved look goes, for dpst render and export-look.")
+@server_flags
 def stylize(
     content: Path,
     style: Path,
@@ -59,8 +47,7 @@ def stylize(
     **values: Any,
 ) -> None:
     """Give CONTENT the look of STYLE."""
-    if out.suffix.lower() not in _FORMATS:
-        raise click.BadParameter(f"cannot tell a format from {out.name!r}; use one of {' '.join(_FORMATS)}")
+    check_format(out)
     check_writable(out, report_file, look_file)
     with explained_failures():
         transfer = _transfer(content, style, out, values)
@@ -72,7 +59,7 @@ def stylize(
         if report_file is not None:
             write_atomically(report_file, _report_json(done.report))
         if look_file is not None:
-            write_atomically(look_file, done.look.SerializeToString())
+            write_atomically(look_file, done.look.data)
     _summarise(out, done.report)
 
 
@@ -81,11 +68,9 @@ def _transfer(content: Path, style: Path, out: Path, values: dict[str, Any]) -> 
         content=image_pb2.Image(data=content.read_bytes()),
         style=image_pb2.Image(data=style.read_bytes()),
         params=params_message(values),
-        output=image_pb2.OutputOptions(format=_FORMATS[out.suffix.lower()], quality=values["encoder_quality"]),
+        output=output_options(out, values),
         segmentation_model=values["segmentation_model"] or "",
     )
-    if values["bit_depth"] is not None:
-        transfer.output.bit_depth = int(values["bit_depth"])
     if values["content_labels"] is not None:
         transfer.content_labels.CopyFrom(labels_pb2.LabelMap(png=values["content_labels"].read_bytes()))
     if values["style_labels"] is not None:

@@ -23,8 +23,8 @@ class Metrics:
     """Every metric of ``api.md``; labels never hold an id or a user.
 
     ``jobs_total`` counts finished jobs by outcome: "done", "refused" (the caller's fault or no room), "cancelled",
-    "failed". ``stage_duration_seconds`` is labelled decode, segment, warm_start, solve, render, encode, score or
-    end_to_end.
+    "failed". ``stage_duration_seconds`` is labelled decode, segment, warm_start, solve, render, encode, score, export
+    or end_to_end.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:

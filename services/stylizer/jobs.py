@@ -13,10 +13,13 @@ from services.stylizer.core.results import Losses, Quality
 
 __all__ = [
     "Ended",
+    "ExportJob",
+    "Exported",
     "Failed",
     "Finished",
     "Iterated",
     "Job",
+    "Lut",
     "NetworkInfo",
     "Picture",
     "Queued",
@@ -54,7 +57,23 @@ class RenderJob:
     output: OutputFormat
 
 
-Job = StylizeJob | RenderJob
+@dataclass(frozen=True)
+class ExportJob:
+    """Turn a solved look into lookup tables: of one label ("" = the whole picture), or of each if ``per_label``.
+
+    The tables must not exceed ``max_bytes`` together.
+    """
+
+    request_id: str
+    look: bytes
+    content: bytes
+    points: int
+    label: str
+    per_label: bool
+    max_bytes: int
+
+
+Job = StylizeJob | RenderJob | ExportJob
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class StageBegan:
-    """A stage began: decode, warm_start, solve, score, render or encode."""
+    """A stage began: decode, warm_start, solve, score, render, encode or export."""
 
     stage: str
 
@@ -137,6 +156,31 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class Lut:
+    """One lookup table as a .cube file, fitted on ``area_share`` of the photo.
+
+    ``mean``, ``p95`` and ``max`` are CIEDE2000 differences between table and look on these pixels.
+    """
+
+    label: str
+    points: int
+    cube: bytes
+    area_share: float
+    mean: float
+    p95: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export is finished; labels that no pixel of the photo has got no table."""
+
+    luts: tuple[Lut, ...]
+    labels_without_pixels: tuple[str, ...]
+    stage_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Failed:
     """The job ended with an error; ``ServiceError`` goes to the caller, everything else to the log."""
 
@@ -148,4 +192,4 @@ class Ended:
     """The worker is free again; the last event of every job."""
 
 
-WorkerEvent = Ready | StageBegan | Iterated | Picture | Finished | Rendered | Failed | Ended
+WorkerEvent = Ready | StageBegan | Iterated | Picture | Finished | Rendered | Exported | Failed | Ended

@@ -19,9 +19,12 @@ from services.common.wire import (
     picture_chunks,
 )
 from services.stylizer.core.errors import ParameterError
+from services.stylizer.core.lut import DEFAULT_POINTS, POINTS
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.results import LOOK_VERSION, Losses, Quality
 from services.stylizer.jobs import (
+    Exported,
+    ExportJob,
     Finished,
     Iterated,
     NetworkInfo,
@@ -33,7 +36,17 @@ from services.stylizer.jobs import (
     WorkerEvent,
 )
 
-__all__ = ["params_from_message", "params_message", "render_job", "stage_times", "stylize_job", "stylize_responses"]
+__all__ = [
+    "export_job",
+    "export_response",
+    "params_from_message",
+    "params_message",
+    "queued_message",
+    "render_job",
+    "stage_times",
+    "stylize_job",
+    "stylize_responses",
+]
 
 _ENUMS: Mapping[str, Any] = {
     "mode": params_pb2.Mode,
@@ -125,18 +138,69 @@ def render_job(request: stylizer_pb2.RenderRequest, request_id: str, limits: Ima
         InvalidArgument: naming the field, the value and the limit.
         FailedPrecondition: the look is of another version.
     """
-    if not request.look.data:
-        raise InvalidArgument("look.data", "nothing", "must be a look made by this service")
-    if request.look.version != LOOK_VERSION:
-        raise FailedPrecondition("look.version", request.look.version, f"this service reads version {LOOK_VERSION}")
+    look = _look_bytes(request.look)
     wanted = params_pb2.TransferParams(preserve=request.preserve)
     if request.HasField("strength"):
         wanted.strength = request.strength
-    params = params_from_message(wanted)
+    try:
+        params = params_from_message(wanted)
+    except InvalidArgument as error:  # these stand in the request itself
+        raise InvalidArgument(error.field.removeprefix("params."), error.value, error.limit) from error
     content = image_bytes(request.content, "content", limits.max_bytes)
     open_photo(content, "content", limits)
     output = output_format(request.output, "output")
-    return RenderJob(request_id, request.look.data, content, params.strength, params.preserve, output)
+    return RenderJob(request_id, look, content, params.strength, params.preserve, output)
+
+
+def export_job(
+    request: stylizer_pb2.StylizerExportLookRequest, request_id: str, limits: ImageLimits, max_bytes: int
+) -> ExportJob:
+    """A checked job, whose tables may have ``max_bytes`` together.
+
+    Raises:
+        InvalidArgument: naming the field, the value and the limit.
+        FailedPrecondition: the look is of another version.
+    """
+    look = _look_bytes(request.look)
+    points = request.points if request.HasField("points") else DEFAULT_POINTS
+    if points not in POINTS:
+        raise InvalidArgument("points", points, f"must be one of {', '.join(map(str, POINTS))}")
+    if request.label and request.per_label:
+        raise InvalidArgument("label", repr(request.label), "must be empty if per_label is set")
+    content = image_bytes(request.content, "content", limits.max_bytes)
+    open_photo(content, "content", limits)
+    return ExportJob(request_id, look, content, points, request.label, request.per_label, max_bytes)
+
+
+def _look_bytes(look: look_pb2.Look) -> bytes:
+    if not look.data:
+        raise InvalidArgument("look.data", "nothing", "must be a look made by this service")
+    if look.version not in (0, LOOK_VERSION):  # 0: the data says it, and the worker reads it
+        raise FailedPrecondition("look.version", look.version, f"this service reads version {LOOK_VERSION}")
+    return look.data
+
+
+def export_response(event: Exported) -> stylizer_pb2.StylizerExportLookResponse:
+    """The tables as a message."""
+    return stylizer_pb2.StylizerExportLookResponse(
+        luts=[
+            look_pb2.Lut(
+                label=lut.label,
+                points=lut.points,
+                cube=lut.cube,
+                area_share=lut.area_share,
+                fit_error=look_pb2.ColourDifference(mean=lut.mean, p95=lut.p95, max=lut.max),
+            )
+            for lut in event.luts
+        ],
+        labels_without_pixels=event.labels_without_pixels,
+        stages=stage_times(event.stage_seconds),
+    )
+
+
+def queued_message(event: Queued) -> progress_pb2.Queued:
+    """A place in the queue as a message."""
+    return progress_pb2.Queued(position=event.position, eta_seconds=event.eta_seconds)
 
 
 def stylize_responses(
@@ -145,7 +209,7 @@ def stylize_responses(
     """The messages of one event; ``picture`` is the result, for the report."""
     response = stylizer_pb2.StylizeResponse
     if isinstance(event, Queued):
-        yield response(queued=progress_pb2.Queued(position=event.position, eta_seconds=event.eta_seconds))
+        yield response(queued=queued_message(event))
     elif isinstance(event, StageBegan):
         yield response(stage=progress_pb2.StageStarted(stage=_stage(event.stage)))
     elif isinstance(event, Iterated):

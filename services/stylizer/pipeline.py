@@ -19,15 +19,20 @@ from services.common.images import ImageLimits, Photo, encode_photo, encode_prev
 from services.common.label_maps import LabelMap, check_matches_photo, single_region
 from services.common.taxonomy import RELATED
 from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
+from services.stylizer.core.field import Window
 from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.render import render
 from services.stylizer.core.solve import Progress
 from services.stylizer.core.transfer import Regions, Transfer
+from services.stylizer.export import ColourPairs, lookup_tables
 from services.stylizer.features import FeatureNetwork
 from services.stylizer.jobs import (
+    Exported,
+    ExportJob,
     Finished,
     Iterated,
+    Job,
     NetworkInfo,
     Picture,
     Rendered,
@@ -69,7 +74,7 @@ class Pipeline:
         self._network, self._limits, self._emit, self._should_stop = network, limits, emit, should_stop
         self._seconds: dict[str, float] = {}
 
-    def run(self, job: StylizeJob | RenderJob) -> None:
+    def run(self, job: Job) -> None:
         """Run a job to its last event.
 
         Raises:
@@ -79,6 +84,8 @@ class Pipeline:
         self._seconds = {}
         if isinstance(job, StylizeJob):
             self._stylize(job)
+        elif isinstance(job, ExportJob):
+            self._export(job)
         else:
             self._render(job)
 
@@ -132,22 +139,36 @@ class Pipeline:
 
     def _render(self, job: RenderJob) -> None:
         with self._stage("decode"):
-            content = open_photo(job.content, "content", self._limits)
-            look = Look.from_bytes(job.look).to(self._network.device)
-            height, width = look.indices.shape
-            photo_aspect, look_aspect = content.info.width_px / content.info.height_px, width / height
-            if abs(photo_aspect / look_aspect - 1) > _ASPECT_TOLERANCE + 1 / min(height, width):
-                raise InvalidArgument(
-                    "content",
-                    f"{content.info.width_px}x{content.info.height_px}",
-                    f"the look was solved for an aspect ratio of {look_aspect:.3f}",
-                )
-            proxy = _tensor(content.proxy(max(height, width), content.working_profile), self._network.device)
-            if proxy.shape[1:] != look.indices.shape:
-                proxy = functional.interpolate(proxy[None], size=(height, width), mode="bilinear", antialias=True)[0]
+            content, look, proxy = self._look_and_proxy(job)
         picture = self._picture(content, LookField(look, proxy), job.strength, job.preserve, job)
         self._emit(picture)
         self._emit(Rendered(dict(self._seconds)))
+
+    def _export(self, job: ExportJob) -> None:
+        with self._stage("decode"):
+            content, look, proxy = self._look_and_proxy(job)
+        with self._stage("export"), torch.no_grad():
+            I, O = (_colours(picture) for picture in (proxy, _restyled(look, proxy)))
+            pairs = ColourPairs(I, O, look.indices.flatten().cpu().numpy(), look.names, content.working_profile)
+            luts, absent = lookup_tables(pairs, job, self._should_stop)
+        self._emit(Exported(luts, absent, dict(self._seconds)))
+
+    def _look_and_proxy(self, job: RenderJob | ExportJob) -> tuple[Photo, Look, Tensor]:
+        """The photo, the look, and the photo at the look's own size."""
+        content = open_photo(job.content, "content", self._limits)
+        look = Look.from_bytes(job.look).to(self._network.device)
+        height, width = look.indices.shape
+        photo_aspect, look_aspect = content.info.width_px / content.info.height_px, width / height
+        if abs(photo_aspect / look_aspect - 1) > _ASPECT_TOLERANCE + 1 / min(height, width):
+            raise InvalidArgument(
+                "content",
+                f"{content.info.width_px}x{content.info.height_px}",
+                f"the look was solved for an aspect ratio of {look_aspect:.3f}",
+            )
+        proxy = _tensor(content.proxy(max(height, width), content.working_profile), self._network.device)
+        if proxy.shape[1:] != look.indices.shape:
+            proxy = functional.interpolate(proxy[None], size=(height, width), mode="bilinear", antialias=True)[0]
+        return content, look, proxy
 
     def _picture(
         self, content: Photo, field: LookField, strength: float, preserve: str, job: StylizeJob | RenderJob
@@ -222,6 +243,16 @@ def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
     if long_edge > _MAX_ASPECT * short_edge:
         raise InvalidArgument(field, f"{width}x{height}", f"the aspect ratio must be at most {_MAX_ASPECT}:1")
     return max(params.solve_edge_px, math.ceil(_LEAST_SHORT_EDGE_PX * long_edge / short_edge))
+
+
+def _restyled(look: Look, proxy: Tensor) -> Tensor:
+    """The look at full strength on a photo of the look's own size: (3, h, w) RGB 0..1, to the same, not clipped."""
+    return LookField(look, proxy)(proxy, Window.whole(*proxy.shape[1:]), 1.0)
+
+
+def _colours(picture: Tensor) -> NDArray[np.float32]:
+    """The pixels of (3, h, w) in rows: (h·w, 3)."""
+    return np.ascontiguousarray(picture.flatten(1).T.cpu().numpy())
 
 
 def _tensor(pixels: NDArray[np.float32], device: torch.device) -> Tensor:

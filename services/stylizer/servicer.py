@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc.aio
-from dpst.v1 import stylizer_pb2, stylizer_pb2_grpc
+from dpst.v1 import progress_pb2, stylizer_pb2, stylizer_pb2_grpc
 
 from services.common.config import StylizerSettings
 from services.common.errors import NotFound
@@ -17,13 +17,24 @@ from services.common.images import ImageLimits
 from services.common.logs import current_request_id
 from services.common.metrics import Metrics
 from services.common.wire import image_info_message, picture_chunks
-from services.stylizer.jobs import Finished, Iterated, Job, Picture, Queued, Rendered, WorkerEvent
-from services.stylizer.messages import render_job, stage_times, stylize_job, stylize_responses
+from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Queued, Rendered, WorkerEvent
+from services.stylizer.messages import (
+    export_job,
+    export_response,
+    queued_message,
+    render_job,
+    stage_times,
+    stylize_job,
+    stylize_responses,
+)
 from services.stylizer.supervisor import Supervisor
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 __all__ = ["StylizerService"]
+
+_MESSAGE_MARGIN_BYTES = 64 << 10
+"""What a reply holds beside its lookup tables: at most 256 labels, their figures, the status."""
 
 
 class StylizerService(stylizer_pb2_grpc.StylizerServicer):
@@ -39,6 +50,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
     def __init__(self, settings: StylizerSettings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._limits = ImageLimits.of(settings)
+        self._max_export_bytes = settings.max_message_bytes - _MESSAGE_MARGIN_BYTES
         self._supervisor = Supervisor(settings, metrics.queue_depth.set)
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -87,11 +99,27 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                     picture = event
                     for chunk in picture_chunks(event.data, event.info):
                         yield stylizer_pb2.RenderResponse(chunk=chunk)
+                elif isinstance(event, Queued):
+                    yield stylizer_pb2.RenderResponse(queued=queued_message(event))
                 elif isinstance(event, Rendered) and picture is not None:
-                    done = stylizer_pb2.RenderDone(
+                    done = progress_pb2.RenderDone(
                         stages=stage_times(event.stage_seconds), result=image_info_message(picture.info)
                     )
                     yield stylizer_pb2.RenderResponse(done=done)
+
+    async def ExportLook(
+        self, request: stylizer_pb2.StylizerExportLookRequest, context: _Context
+    ) -> stylizer_pb2.StylizerExportLookResponse:
+        """See the proto."""
+        job = await asyncio.to_thread(export_job, request, current_request_id(), self._limits, self._max_export_bytes)
+        exported: Exported | None = None
+        async with contextlib.aclosing(self._measured(job)) as events:
+            async for event in events:
+                if isinstance(event, Exported):
+                    exported = event
+        if exported is None:
+            raise RuntimeError("the worker ended an export without its tables")
+        return await asyncio.to_thread(export_response, exported)
 
     def _check_features(self, wanted: str) -> None:
         network = self._supervisor.network
@@ -120,7 +148,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                         if event.preview_jpeg and not previewed:
                             previewed = True
                             metrics.first_preview_seconds.observe(time.monotonic() - began)
-                    elif isinstance(event, Finished | Rendered):
+                    elif isinstance(event, Finished | Rendered | Exported):
                         for stage, seconds in event.stage_seconds.items():
                             metrics.stage_duration_seconds.labels(stage).observe(seconds)
                     yield event

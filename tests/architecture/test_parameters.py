@@ -7,6 +7,7 @@ import click
 import pytest
 
 from gateway.cli.parameters import FIELDS, params_message
+from gateway.cli.render import render
 from gateway.cli.stylize import stylize
 from services.stylizer.core.params import CHOICES, Preset, TransferParams
 from services.stylizer.messages import params_from_message
@@ -24,6 +25,12 @@ def test_flags_that_are_not_given_mean_the_defaults() -> None:
     """No flag has a default of its own, so that the server's applies."""
     context = stylize.make_context("stylize", [__file__, __file__, "-o", "out.jpg"])
     assert params_from_message(params_message(context.params)) == TransferParams()
+
+
+def test_render_offers_what_of_them_concerns_it_in_the_same_words() -> None:
+    offered = {option.name: option for option in render.params if isinstance(option, click.Option)}
+    for name in ("strength", "preserve"):
+        assert (offered[name].help, offered[name].type) == (OPTIONS[name].help, OPTIONS[name].type)
 
 
 @pytest.mark.parametrize("name", CHOICES)

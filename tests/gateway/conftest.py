@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 from dpst.v1 import photo_style_pb2_grpc, segmentation_pb2_grpc, stylizer_pb2_grpc
 
+from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.servicer import PhotoStyleServicer
 from services.common.client import make_channel
@@ -31,15 +32,14 @@ async def world() -> AsyncIterator[World]:
         servers.append(server)
         addresses.append(address)
     channels = [make_channel(address, settings, metrics) for address in addresses]
-    pipeline = Pipeline(
-        segmentation_pb2_grpc.SegmentationStub(channels[0]),
-        stylizer_pb2_grpc.StylizerStub(channels[1]),
-        settings,
-        metrics,
-    )
+    stylizer_stub = stylizer_pb2_grpc.StylizerStub(channels[1])
+    pipeline = Pipeline(segmentation_pb2_grpc.SegmentationStub(channels[0]), stylizer_stub, settings, metrics)
+    looks = Looks(stylizer_stub, settings, metrics)
     gateway, address = await started(
         settings,
-        lambda server: photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(PhotoStyleServicer(pipeline), server),
+        lambda server: photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(
+            PhotoStyleServicer(pipeline, looks), server
+        ),
         metrics,
     )
     async with grpc.aio.insecure_channel(address) as channel:

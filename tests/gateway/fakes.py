@@ -13,6 +13,7 @@ import grpc.aio
 from dpst.v1 import (
     image_pb2,
     labels_pb2,
+    look_pb2,
     photo_style_pb2,
     photo_style_pb2_grpc,
     progress_pb2,
@@ -86,6 +87,36 @@ def solved(picture: bytes = b"a restyled picture") -> list[stylizer_pb2.StylizeR
     ]
 
 
+def rendered(picture: bytes = b"a rendered picture") -> list[stylizer_pb2.RenderResponse]:
+    """Make the events of a whole rendering, the picture in two chunks."""
+    half = len(picture) // 2
+    info = image_pb2.ImageInfo(format=image_pb2.IMAGE_FORMAT_PNG, width_px=48, height_px=32, bit_depth=8)
+    event = stylizer_pb2.RenderResponse
+    seconds = report_pb2.StageTime(stage=report_pb2.STAGE_RENDER, seconds=0.25)
+    return [
+        event(queued=progress_pb2.Queued(position=2, eta_seconds=9)),
+        event(chunk=image_pb2.PictureChunk(offset_bytes=0, total_bytes=len(picture), data=picture[:half], info=info)),
+        event(chunk=image_pb2.PictureChunk(offset_bytes=half, total_bytes=len(picture), data=picture[half:])),
+        event(done=progress_pb2.RenderDone(stages=[seconds], result=info)),
+    ]
+
+
+def exported(*names: str) -> stylizer_pb2.StylizerExportLookResponse:
+    """Make a reply with one lookup table a name, whose text is the name; "lake" has no pixel."""
+    luts = [
+        look_pb2.Lut(
+            label=name,
+            points=33,
+            cube=name.encode(),
+            area_share=1 / len(names),
+            fit_error=look_pb2.ColourDifference(mean=1.25, p95=3.5, max=9.0),
+        )
+        for name in names
+    ]
+    seconds = report_pb2.StageTime(stage=report_pb2.STAGE_EXPORT, seconds=0.5)
+    return stylizer_pb2.StylizerExportLookResponse(luts=luts, labels_without_pixels=["lake"], stages=[seconds])
+
+
 async def forever() -> None:
     """Block until cancelled."""
     await asyncio.Event().wait()
@@ -143,6 +174,13 @@ class FakeStylizer(stylizer_pb2_grpc.StylizerServicer):
     async def Stylize(self, request, context):
         for event in await self._script.next(request, context):
             yield await self._script.play(event)
+
+    async def Render(self, request, context):
+        for event in await self._script.next(request, context):
+            yield await self._script.play(event)
+
+    async def ExportLook(self, request, context):
+        return await self._script.next(request, context)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from dpst.v1 import image_pb2, look_pb2, params_pb2
 from gateway.cli import main
 from gateway.cli.parameters import FIELDS
 from services.common import errors
-from tests.gateway.fakes import World, eventually, forever, labels, photo, segmented, solved
+from tests.gateway.fakes import World, eventually, exported, forever, labels, photo, rendered, segmented, solved
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ async def dpst(*arguments: str) -> Result:
 async def test_stylize_writes_picture_report_and_look(world: World, pair: list[str], tmp_path: Path) -> None:
     world.segmentation.replies = [segmented(), segmented()]
     world.stylizer.replies = [solved(b"0123456789")]
-    world.stylizer.replies[0][-1].done.look.version = 1
+    world.stylizer.replies[0][-1].done.look.MergeFrom(look_pb2.Look(version=1, data=b"a solved look"))
     out, report, look = tmp_path / "out.png", tmp_path / "report.json", tmp_path / "look.bin"
     result = await dpst(
         "stylize", *pair, "-o", str(out), "--server", world.address, "--report", str(report), "--look", str(look)
     )
     assert result.exit_code == 0, result.output
     assert out.read_bytes() == b"0123456789"
-    assert look_pb2.Look.FromString(look.read_bytes()).version == 1
+    assert look.read_bytes() == b"a solved look", "the file is Look.data itself"
     written = json.loads(report.read_text())
     assert written["evaluations"] == 2
     assert written["peak_memory_bytes"] == 1 << 30
@@ -119,6 +119,12 @@ async def test_a_server_that_is_away_is_one_line(pair: list[str], tmp_path: Path
         (["stylize", "{c}", "{c}"], "Missing option '-o'"),
         (["segment", "{c}", "-o", "{d}/nowhere/out.png"], "cannot write {d}/nowhere/out.png: No such file"),
         (["up", "--port", "70000"], "not in the range"),
+        (["render", "absent.look", "{c}", "-o", "{d}/out.jpg"], "'absent.look' does not exist"),
+        (["render", "{c}", "{c}", "-o", "{d}/out.gif"], "cannot tell a format from 'out.gif'"),
+        (["export-look", "{c}", "{c}", "-o", "{d}/a.cube", "--size", "20"], "'20' is not one of '17', '33', '65'"),
+        (["export-look", "{c}", "{c}", "-o", "{d}", "--label", "sky", "--per-label"], "exclude each other"),
+        (["export-look", "{c}", "{c}", "-o", "{c}", "--per-label"], "with --per-label it must be a folder"),
+        (["export-look", "{c}", "{c}", "-o", "{d}/nowhere/a.cube"], "cannot write {d}/nowhere/a.cube: No such file"),
     ],
 )
 def test_usage_errors_come_before_any_service_starts(
@@ -127,6 +133,80 @@ def test_usage_errors_come_before_any_service_starts(
     result = CliRunner().invoke(main, [each.format(c=pair[0], d=tmp_path) for each in arguments])
     assert result.exit_code == 2
     assert text.format(d=tmp_path) in " ".join(result.stderr.split())
+
+
+@pytest.fixture
+def look(pair: list[str], tmp_path: Path) -> list[str]:
+    """Write a look and return its path and that of its photo."""
+    path = tmp_path / "evening.look"
+    path.write_bytes(b"a solved look")
+    return [str(path), pair[0]]
+
+
+async def test_render_writes_the_picture(world: World, look: list[str], tmp_path: Path) -> None:
+    world.stylizer.replies = [rendered(b"0123456789"), rendered()]
+    out = tmp_path / "out.png"
+    result = await dpst("render", *look, "-o", str(out), "--server", world.address)
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes() == b"0123456789"
+    assert result.stdout.startswith(f"{out}: 48×32, 8 bit, ")
+    assert "waiting behind 2, about 9 s" in result.stderr
+    flags = "--strength 0.5 --preserve luminance --encoder-quality 80 --bit-depth 8"
+    await dpst("render", *look, "-o", str(tmp_path / "out.webp"), "--server", world.address, *flags.split())
+    bare, full = world.stylizer.requests
+    assert bare.look == look_pb2.Look(data=b"a solved look"), "the version stands in the data"
+    assert (bare.content.data, bare.HasField("strength"), bare.preserve) == (photo(), False, 0)
+    assert bare.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_PNG)
+    assert (full.strength, full.preserve) == (0.5, params_pb2.PRESERVE_LUMINANCE)
+    assert full.output == image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_WEBP, quality=80, bit_depth=8)
+
+
+async def test_export_look_writes_one_file(world: World, look: list[str], tmp_path: Path) -> None:
+    world.stylizer.replies = [exported("sky"), exported(""), exported("")]
+    out = tmp_path / "evening.cube"
+    server = ["--server", world.address]
+    result = await dpst("export-look", *look, "-o", str(out), "--label", "sky", "--size", "65", *server)
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes() == b"sky"
+    assert result.stdout == (f"{out}: 33 points, sky, 100.0% of the photo, ΔE2000 mean 1.25, 95 % 3.50, max 9.00\n")
+    result = await dpst("export-look", *look, "-o", str(out), *server)
+    assert "whole picture" in result.stdout
+    await dpst("export-look", *look, "-o", str(tmp_path), *server)
+    assert (tmp_path / "whole-picture.cube").exists(), "in a folder it gets a name"
+    one, whole, _ = world.stylizer.requests
+    assert (one.label, one.points, one.per_label) == ("sky", 65, False)
+    assert (whole.label, whole.HasField("points"), whole.look.data) == ("", False, b"a solved look")
+
+
+async def test_export_look_writes_one_file_a_label_under_safe_names(
+    world: World, look: list[str], tmp_path: Path
+) -> None:
+    world.stylizer.replies = [exported("sky", "../../etc", "Sky", "flower/plant")]
+    folder = tmp_path / "luts"
+    result = await dpst("export-look", *look, "-o", str(folder), "--per-label", "--server", world.address)
+    assert result.exit_code == 0, result.output
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert written == {
+        "sky.cube": b"sky",
+        "______etc.cube": b"../../etc",
+        "Sky.2.cube": b"Sky",
+        "flower_plant.cube": b"flower/plant",
+    }
+    assert "note: no pixel of the photo is labelled lake" in result.stderr
+    assert len(result.stdout.splitlines()) == 4
+    assert world.stylizer.requests[0].per_label
+
+
+@pytest.mark.parametrize("command", ["render", "export-look"])
+async def test_a_refused_look_is_one_line_and_leaves_no_file(
+    world: World, look: list[str], tmp_path: Path, command: str
+) -> None:
+    world.stylizer.replies = [errors.FailedPrecondition("look.version", 9, "must be 1")]
+    out = tmp_path / "out.png"
+    result = await dpst(command, *look, "-o", str(out), "--server", world.address)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "error: FAILED_PRECONDITION: look.version: got 9, must be 1"
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("as_json", [True, False])

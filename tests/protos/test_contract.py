@@ -17,9 +17,14 @@ SOURCES = sorted(path.relative_to(ROOT / "protos").as_posix() for path in (ROOT 
 
 UNARY, STREAM = False, True
 RPCS = {
-    (photo_style_pb2, "PhotoStyle"): {"Transfer": UNARY, "TransferStream": STREAM},
+    (photo_style_pb2, "PhotoStyle"): {
+        "Transfer": UNARY,
+        "TransferStream": STREAM,
+        "RenderLook": STREAM,
+        "ExportLook": UNARY,
+    },
     (segmentation_pb2, "Segmentation"): {"Segment": UNARY, "ListModels": UNARY},
-    (stylizer_pb2, "Stylizer"): {"Stylize": STREAM, "Render": STREAM},
+    (stylizer_pb2, "Stylizer"): {"Stylize": STREAM, "Render": STREAM, "ExportLook": UNARY},
 }
 
 

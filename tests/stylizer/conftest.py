@@ -20,6 +20,7 @@ class Stylizer:
     process: subprocess.Popen[bytes]
     grpc: str
     http: str
+    log: Path
 
     async def wait_ready(self, seconds: float = 120) -> None:
         async with grpc.aio.insecure_channel(self.grpc) as channel, asyncio.timeout(seconds):
@@ -61,7 +62,7 @@ def start_stylizer(folder: Path, **settings: str) -> Stylizer:
 
     asyncio.run(asyncio.wait_for(bound(), 60))
     address = json.loads(address_file.read_text())
-    return Stylizer(process, address["grpc"], address["http"])
+    return Stylizer(process, address["grpc"], address["http"], folder / "log")
 
 
 @pytest.fixture(scope="session")

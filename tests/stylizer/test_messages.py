@@ -4,14 +4,23 @@ import io
 
 import numpy as np
 import pytest
-from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, progress_pb2, stylizer_pb2
+from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, progress_pb2, report_pb2, stylizer_pb2
 from PIL import Image
 
 from services.common.config import StylizerSettings
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.images import ImageLimits
 from services.stylizer.core.params import PRESETS, TransferParams
-from services.stylizer.messages import params_from_message, params_message, render_job, stylize_job
+from services.stylizer.core.results import LOOK_VERSION
+from services.stylizer.jobs import Exported, Lut
+from services.stylizer.messages import (
+    export_job,
+    export_response,
+    params_from_message,
+    params_message,
+    render_job,
+    stylize_job,
+)
 
 LIMITS = ImageLimits.of(StylizerSettings())
 
@@ -108,6 +117,54 @@ def test_render_wants_a_look_of_this_version() -> None:
     other = look_pb2.Look(version=99, data=b"x")
     with pytest.raises(FailedPrecondition, match=r"look\.version: got 99"):
         render_job(stylizer_pb2.RenderRequest(content=content, look=other), "id", LIMITS)
-    good = look_pb2.Look(version=1, data=b"x")
-    with pytest.raises(InvalidArgument, match="strength"):
+    good = look_pb2.Look(version=LOOK_VERSION, data=b"x")
+    with pytest.raises(InvalidArgument, match=r"^strength: got 2\.0"):
         render_job(stylizer_pb2.RenderRequest(content=content, look=good, strength=2), "id", LIMITS)
+    with pytest.raises(InvalidArgument, match=r"^preserve: got 9"):
+        render_job(stylizer_pb2.RenderRequest(content=content, look=good, preserve=9), "id", LIMITS)  # type: ignore[arg-type]
+    unsaid = look_pb2.Look(data=b"x")
+    assert render_job(stylizer_pb2.RenderRequest(content=content, look=unsaid), "id", LIMITS).look == b"x"
+
+
+def export_request(**fields: object) -> stylizer_pb2.StylizerExportLookRequest:
+    given = {"content": image_pb2.Image(data=png(64, 48)), "look": look_pb2.Look(version=LOOK_VERSION, data=b"x")}
+    return stylizer_pb2.StylizerExportLookRequest(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def test_export_has_33_points_of_the_whole_picture_by_default() -> None:
+    job = export_job(export_request(), "id", LIMITS, 10)
+    assert (job.points, job.label, job.per_label, job.max_bytes) == (33, "", False, 10)
+    job = export_job(export_request(points=17, label="sky"), "id", LIMITS, 10)
+    assert (job.points, job.label) == (17, "sky")
+    assert export_job(export_request(per_label=True), "id", LIMITS, 10).per_label
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"points": 20}, "points: got 20, must be one of 17, 33, 65"),
+        ({"points": 0}, "points: got 0, must be one of"),
+        ({"label": "sky", "per_label": True}, "label: got 'sky', must be empty if per_label is set"),
+        ({"look": look_pb2.Look()}, "look.data: got nothing"),
+        ({"content": image_pb2.Image(data=b"no picture")}, "content: got"),
+    ],
+)
+def test_bad_exports_are_named(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        export_job(export_request(**fields), "id", LIMITS, 10)
+    assert text in str(caught.value)
+
+
+def test_export_wants_a_look_of_this_version() -> None:
+    with pytest.raises(FailedPrecondition, match=r"look\.version: got 99"):
+        export_job(export_request(look=look_pb2.Look(version=99, data=b"x")), "id", LIMITS, 10)
+
+
+def test_tables_keep_their_figures() -> None:
+    made = Exported((Lut("sky", 17, b"text", 0.25, 1.5, 3.0, 9.0),), ("lake",), {"decode": 0.1, "export": 0.5})
+    response = export_response(made)
+    (lut,) = response.luts
+    assert (lut.label, lut.points, lut.cube, lut.area_share) == ("sky", 17, b"text", 0.25)
+    assert (lut.fit_error.mean, lut.fit_error.p95, lut.fit_error.max) == (1.5, 3.0, 9.0)
+    assert list(response.labels_without_pixels) == ["lake"]
+    assert [stage.stage for stage in response.stages] == [report_pb2.STAGE_DECODE, report_pb2.STAGE_EXPORT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import time
@@ -99,11 +100,55 @@ async def test_look_renders_the_same_picture_and_strength_zero_the_photo(
 
 
 async def test_garbage_look_is_refused(stub: Stub) -> None:
-    content = image_pb2.Image(data=photo(320, 240, 1))
-    garbage = stylizer_pb2.RenderRequest(look=look_pb2.Look(version=1, data=b"garbage"), content=content)
+    content, look = image_pb2.Image(data=photo(320, 240, 1)), look_pb2.Look(data=b"garbage")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        _ = [event async for event in stub.Render(garbage)]
+        _ = [event async for event in stub.Render(stylizer_pb2.RenderRequest(look=look, content=content))]
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.aio.AioRpcError, match=r"look\.data") as caught:
+        await stub.ExportLook(stylizer_pb2.StylizerExportLookRequest(look=look, content=content))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_look_becomes_lookup_tables_and_a_cancelled_export_stops(stub: Stub, stylizer: Stylizer) -> None:
+    message = request()
+    events, _ = await finished(stub, message)
+    wanted = stylizer_pb2.StylizerExportLookRequest(look=events[-1].done.look, content=message.content, points=17)
+    exported = await stub.ExportLook(wanted)
+    (lut,) = exported.luts
+    assert (lut.label, lut.points, lut.area_share) == ("", 17, 1.0)
+    assert b"LUT_3D_SIZE 17\n" in lut.cube
+    assert 0 < lut.fit_error.mean < lut.fit_error.p95 < lut.fit_error.max
+    assert {report_pb2.Stage.Name(stage.stage) for stage in exported.stages} == {"STAGE_DECODE", "STAGE_EXPORT"}
+
+    wanted.points = 65
+    call = stub.ExportLook(wanted)
+    async with asyncio.timeout(60):
+        while (await scraped(stylizer))["dpst_inflight"] == 0:  # noqa: ASYNC110 - happens in another process
+            await asyncio.sleep(0.02)
+        call.cancel()
+        while not export_was_cancelled(stylizer.log.read_text()):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.05)
+    events, _ = await finished(stub, request(evaluations=1))
+    assert events[-1].HasField("done")
+
+
+def export_was_cancelled(log: str) -> bool:
+    entries = [json.loads(line) for line in log.splitlines() if line.endswith("}")]
+    return any((entry.get("job"), entry.get("outcome")) == ("ExportJob", "cancelled") for entry in entries)
+
+
+async def test_rendering_waits_its_turn_and_says_so(stub: Stub) -> None:
+    message = request(evaluations=1)
+    events, _ = await finished(stub, message)
+    solve = stub.Stylize(LONG)
+    async for event in solve:
+        if event.HasField("iteration"):
+            break
+    replies = aiter(stub.Render(stylizer_pb2.RenderRequest(look=events[-1].done.look, content=message.content)))
+    assert (await anext(replies)).queued.position == 1
+    solve.cancel()
+    kinds = [event.WhichOneof("event") async for event in replies]
+    assert kinds == ["chunk", "done"]
 
 
 async def test_cancelled_solve_frees_its_slot_within_an_evaluation(stub: Stub) -> None:
@@ -200,15 +245,16 @@ async def test_unknown_feature_network_is_not_found(stub: Stub) -> None:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_metrics_move(stub: Stub, stylizer: Stylizer) -> None:
-    async def scrape() -> dict[str, float]:
-        async with aiohttp.ClientSession() as session, session.get(f"http://{stylizer.http}/metrics") as reply:
-            lines = [line.rsplit(" ", 1) for line in (await reply.text()).splitlines() if not line.startswith("#")]
-        return {name: float(value) for name, value in lines}
+async def scraped(stylizer: Stylizer) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{stylizer.http}/metrics") as reply:
+        lines = [line.rsplit(" ", 1) for line in (await reply.text()).splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
-    before = await scrape()
+
+async def test_metrics_move(stub: Stub, stylizer: Stylizer) -> None:
+    before = await scraped(stylizer)
     events, _ = await finished(stub, request(evaluations=4))
-    after = await scrape()
+    after = await scraped(stylizer)
     evaluations = events[-1].done.report.evaluations
     assert after["dpst_evaluations_total"] - before["dpst_evaluations_total"] == evaluations
     solve = 'dpst_stage_duration_seconds_count{stage="solve"}'

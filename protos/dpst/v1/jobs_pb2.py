@@ -24,42 +24,33 @@ _sym_db = _symbol_database.Default()
 
 from dpst.v1 import image_pb2 as dpst_dot_v1_dot_image__pb2
 from dpst.v1 import look_pb2 as dpst_dot_v1_dot_look__pb2
-from dpst.v1 import params_pb2 as dpst_dot_v1_dot_params__pb2
 from dpst.v1 import photo_style_pb2 as dpst_dot_v1_dot_photo__style__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/params.proto\x1a\x19\x64pst/v1/photo_style.proto\x1a\x14\x64pst/v1/report.proto\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x83\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponse\"\xc2\x01\n\x11RenderLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.dpst.v1.OutputOptionsB\x0b\n\t_strength\":\n\x12RenderLookResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunk\"_\n\x11\x45xportLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x13\n\x06points\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x03 \x01(\tB\t\n\x07_points\"=\n\x12\x45xportLookResponse\x12\x0c\n\x04\x63ube\x18\x01 \x01(\x0c\x12\x19\n\x11\x66it_error_delta_e\x18\x02 \x01(\x01\"2\n\x12UploadImageRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"6\n\x13UploadImageResponse\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"9\n\x14\x44ownloadImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"=\n\x15\x44ownloadImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x19\x64pst/v1/photo_style.proto\x1a\x14\x64pst/v1/report.proto\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x83\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponse\"2\n\x12UploadImageRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"6\n\x13UploadImageResponse\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"9\n\x14\x44ownloadImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"=\n\x15\x44ownloadImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBMITTRANSFERREQUEST']._serialized_start=143
-  _globals['_SUBMITTRANSFERREQUEST']._serialized_end=203
-  _globals['_TRANSFERMETADATA']._serialized_start=206
-  _globals['_TRANSFERMETADATA']._serialized_end=337
-  _globals['_TRANSFERRESULT']._serialized_start=339
-  _globals['_TRANSFERRESULT']._serialized_end=458
-  _globals['_WATCHTRANSFERREQUEST']._serialized_start=460
-  _globals['_WATCHTRANSFERREQUEST']._serialized_end=519
-  _globals['_WATCHTRANSFERRESPONSE']._serialized_start=521
-  _globals['_WATCHTRANSFERRESPONSE']._serialized_end=592
-  _globals['_RENDERLOOKREQUEST']._serialized_start=595
-  _globals['_RENDERLOOKREQUEST']._serialized_end=789
-  _globals['_RENDERLOOKRESPONSE']._serialized_start=791
-  _globals['_RENDERLOOKRESPONSE']._serialized_end=849
-  _globals['_EXPORTLOOKREQUEST']._serialized_start=851
-  _globals['_EXPORTLOOKREQUEST']._serialized_end=946
-  _globals['_EXPORTLOOKRESPONSE']._serialized_start=948
-  _globals['_EXPORTLOOKRESPONSE']._serialized_end=1009
-  _globals['_UPLOADIMAGEREQUEST']._serialized_start=1011
-  _globals['_UPLOADIMAGEREQUEST']._serialized_end=1061
-  _globals['_UPLOADIMAGERESPONSE']._serialized_start=1063
-  _globals['_UPLOADIMAGERESPONSE']._serialized_end=1117
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=1119
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=1176
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=1178
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=1239
+  _globals['_SUBMITTRANSFERREQUEST']._serialized_start=121
+  _globals['_SUBMITTRANSFERREQUEST']._serialized_end=181
+  _globals['_TRANSFERMETADATA']._serialized_start=184
+  _globals['_TRANSFERMETADATA']._serialized_end=315
+  _globals['_TRANSFERRESULT']._serialized_start=317
+  _globals['_TRANSFERRESULT']._serialized_end=436
+  _globals['_WATCHTRANSFERREQUEST']._serialized_start=438
+  _globals['_WATCHTRANSFERREQUEST']._serialized_end=497
+  _globals['_WATCHTRANSFERRESPONSE']._serialized_start=499
+  _globals['_WATCHTRANSFERRESPONSE']._serialized_end=570
+  _globals['_UPLOADIMAGEREQUEST']._serialized_start=572
+  _globals['_UPLOADIMAGEREQUEST']._serialized_end=622
+  _globals['_UPLOADIMAGERESPONSE']._serialized_start=624
+  _globals['_UPLOADIMAGERESPONSE']._serialized_end=678
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=680
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=737
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=739
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=800
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,6 @@ isort:skip_file
 import builtins
 import dpst.v1.image_pb2
 import dpst.v1.look_pb2
-import dpst.v1.params_pb2
 import dpst.v1.photo_style_pb2
 import dpst.v1.report_pb2
 import google.protobuf.descriptor
@@ -23,8 +22,8 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class SubmitTransferRequest(google.protobuf.message.Message):
-    """Messages of RPCs that later versions of PhotoStyle add (durable jobs, stored looks, uploads), laid down now so
-    that everything they share with the RPCs of today stays as it is. No service uses them yet.
+    """Messages of RPCs that later versions of PhotoStyle add (durable jobs, uploads), laid down now so that everything
+    they share with the RPCs of today stays as it is. No service uses them yet.
 
     Puts a transfer into the durable queue. The reply will be a google.longrunning.Operation.
     """
@@ -163,132 +162,6 @@ class WatchTransferResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WatchTransferResponse: typing_extensions.TypeAlias = WatchTransferResponse
-
-@typing.final
-class RenderLookRequest(google.protobuf.message.Message):
-    """Applies a look without solving."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    LOOK_FIELD_NUMBER: builtins.int
-    CONTENT_FIELD_NUMBER: builtins.int
-    STRENGTH_FIELD_NUMBER: builtins.int
-    PRESERVE_FIELD_NUMBER: builtins.int
-    OUTPUT_FIELD_NUMBER: builtins.int
-    strength: builtins.float
-    """How much of the look is applied, 0..1. Default: 1.0."""
-    preserve: dpst.v1.params_pb2.Preserve.ValueType
-    """What of the content photo survives unchanged."""
-    @property
-    def look(self) -> dpst.v1.look_pb2.Look:
-        """The solved look."""
-
-    @property
-    def content(self) -> dpst.v1.image_pb2.Image:
-        """The photo."""
-
-    @property
-    def output(self) -> dpst.v1.image_pb2.OutputOptions:
-        """How the result is to be encoded."""
-
-    def __init__(
-        self,
-        *,
-        look: dpst.v1.look_pb2.Look | None = ...,
-        content: dpst.v1.image_pb2.Image | None = ...,
-        strength: builtins.float | None = ...,
-        preserve: dpst.v1.params_pb2.Preserve.ValueType = ...,
-        output: dpst.v1.image_pb2.OutputOptions | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "strength", b"strength"]
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "strength", b"strength"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__strength: typing_extensions.TypeAlias = typing.Literal["strength"]
-    _WhichOneofArgType__strength: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength"]
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
-
-Global___RenderLookRequest: typing_extensions.TypeAlias = RenderLookRequest
-
-@typing.final
-class RenderLookResponse(google.protobuf.message.Message):
-    """One piece of a rendered picture."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    CHUNK_FIELD_NUMBER: builtins.int
-    @property
-    def chunk(self) -> dpst.v1.image_pb2.PictureChunk:
-        """The piece."""
-
-    def __init__(
-        self,
-        *,
-        chunk: dpst.v1.image_pb2.PictureChunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk"]
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___RenderLookResponse: typing_extensions.TypeAlias = RenderLookResponse
-
-@typing.final
-class ExportLookRequest(google.protobuf.message.Message):
-    """Asks for a look as a 3-D lookup table."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    LOOK_FIELD_NUMBER: builtins.int
-    POINTS_FIELD_NUMBER: builtins.int
-    LABEL_FIELD_NUMBER: builtins.int
-    points: builtins.int
-    """Points a side: 17, 33 or 65. Default: 33."""
-    label: builtins.str
-    """Label whose table is wanted; empty = one table for the whole picture."""
-    @property
-    def look(self) -> dpst.v1.look_pb2.Look:
-        """The solved look."""
-
-    def __init__(
-        self,
-        *,
-        look: dpst.v1.look_pb2.Look | None = ...,
-        points: builtins.int | None = ...,
-        label: builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "look", b"look", "points", b"points"]
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "label", b"label", "look", b"look", "points", b"points"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__points: typing_extensions.TypeAlias = typing.Literal["points"]
-    _WhichOneofArgType__points: typing_extensions.TypeAlias = typing.Literal["_points", b"_points"]
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__points) -> _WhichOneofReturnType__points | None: ...
-
-Global___ExportLookRequest: typing_extensions.TypeAlias = ExportLookRequest
-
-@typing.final
-class ExportLookResponse(google.protobuf.message.Message):
-    """A look as a 3-D lookup table."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    CUBE_FIELD_NUMBER: builtins.int
-    FIT_ERROR_DELTA_E_FIELD_NUMBER: builtins.int
-    cube: builtins.bytes
-    """Text of a .cube file."""
-    fit_error_delta_e: builtins.float
-    """Mean CIEDE2000 difference between the table and the look on the content photo."""
-    def __init__(
-        self,
-        *,
-        cube: builtins.bytes = ...,
-        fit_error_delta_e: builtins.float = ...,
-    ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cube", b"cube", "fit_error_delta_e", b"fit_error_delta_e"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___ExportLookResponse: typing_extensions.TypeAlias = ExportLookResponse
 
 @typing.final
 class UploadImageRequest(google.protobuf.message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/look.proto\x12\x07\x64pst.v1\"5\n\x04Look\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/look.proto\x12\x07\x64pst.v1\"5\n\x04Look\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"t\n\x03Lut\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06points\x18\x02 \x01(\r\x12\x0c\n\x04\x63ube\x18\x03 \x01(\x0c\x12\x12\n\narea_share\x18\x04 \x01(\x01\x12,\n\tfit_error\x18\x05 \x01(\x0b\x32\x19.dpst.v1.ColourDifference\":\n\x10\x43olourDifference\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\x12\x0b\n\x03max\x18\x03 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOOK']._serialized_start=31
   _globals['_LOOK']._serialized_end=84
+  _globals['_LUT']._serialized_start=86
+  _globals['_LUT']._serialized_end=202
+  _globals['_COLOURDIFFERENCE']._serialized_start=204
+  _globals['_COLOURDIFFERENCE']._serialized_end=262
 # @@protoc_insertion_point(module_scope)

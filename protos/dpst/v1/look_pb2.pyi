@@ -26,7 +26,9 @@ class Look(google.protobuf.message.Message):
     DATA_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     version: builtins.int
-    """Version of the format of `data`. A look of another version is refused with FAILED_PRECONDITION."""
+    """Version of the format of `data`; 0 = whichever `data` itself says. A look of another version than the service's is
+    refused with FAILED_PRECONDITION.
+    """
     data: builtins.bytes
     """The look itself, as documented in docs/look.md; under 1 MB."""
     sha256: builtins.str
@@ -42,3 +44,69 @@ class Look(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Look: typing_extensions.TypeAlias = Look
+
+@typing.final
+class Lut(google.protobuf.message.Message):
+    """A look as a 3-D lookup table. A table knows colours and no places, so it stands for a look only approximately."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    CUBE_FIELD_NUMBER: builtins.int
+    AREA_SHARE_FIELD_NUMBER: builtins.int
+    FIT_ERROR_FIELD_NUMBER: builtins.int
+    label: builtins.str
+    """Label of the region for which the table was made; empty = the whole picture."""
+    points: builtins.int
+    """Points a side."""
+    cube: builtins.bytes
+    """Text of a .cube file (Adobe Cube LUT Specification 1.0), values 0..1, in the RGB space of the content photo."""
+    area_share: builtins.float
+    """Share of the content photo on which the table was fitted and measured, 0..1."""
+    @property
+    def fit_error(self) -> Global___ColourDifference:
+        """How far the table's colours are from the look's on these pixels."""
+
+    def __init__(
+        self,
+        *,
+        label: builtins.str = ...,
+        points: builtins.int = ...,
+        cube: builtins.bytes = ...,
+        area_share: builtins.float = ...,
+        fit_error: Global___ColourDifference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["fit_error", b"fit_error"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["area_share", b"area_share", "cube", b"cube", "fit_error", b"fit_error", "label", b"label", "points", b"points"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Lut: typing_extensions.TypeAlias = Lut
+
+@typing.final
+class ColourDifference(google.protobuf.message.Message):
+    """CIEDE2000 colour differences over a set of pixels, on a copy of the photo of the look's solve size."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEAN_FIELD_NUMBER: builtins.int
+    P95_FIELD_NUMBER: builtins.int
+    MAX_FIELD_NUMBER: builtins.int
+    mean: builtins.float
+    """Mean."""
+    p95: builtins.float
+    """95th percentile."""
+    max: builtins.float
+    """Maximum."""
+    def __init__(
+        self,
+        *,
+        mean: builtins.float = ...,
+        p95: builtins.float = ...,
+        max: builtins.float = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max", b"max", "mean", b"mean", "p95", b"p95"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ColourDifference: typing_extensions.TypeAlias = ColourDifference

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import dpst.v1.image_pb2
 import dpst.v1.labels_pb2
 import dpst.v1.look_pb2
@@ -11,6 +12,7 @@ import dpst.v1.params_pb2
 import dpst.v1.progress_pb2
 import dpst.v1.report_pb2
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
@@ -262,3 +264,164 @@ class TransferStreamResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___TransferStreamResponse: typing_extensions.TypeAlias = TransferStreamResponse
+
+@typing.final
+class RenderLookRequest(google.protobuf.message.Message):
+    """A look and the photo it is to be rendered on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    STRENGTH_FIELD_NUMBER: builtins.int
+    PRESERVE_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    strength: builtins.float
+    """How much of the look is applied, 0..1. Default: 1.0."""
+    preserve: dpst.v1.params_pb2.Preserve.ValueType
+    """What of the content photo survives unchanged. Default: none."""
+    @property
+    def look(self) -> dpst.v1.look_pb2.Look:
+        """The solved look."""
+
+    @property
+    def content(self) -> dpst.v1.image_pb2.Image:
+        """The photo: the one it was solved for at any size, or another frame of the same scene."""
+
+    @property
+    def output(self) -> dpst.v1.image_pb2.OutputOptions:
+        """How the result is to be encoded."""
+
+    def __init__(
+        self,
+        *,
+        look: dpst.v1.look_pb2.Look | None = ...,
+        content: dpst.v1.image_pb2.Image | None = ...,
+        strength: builtins.float | None = ...,
+        preserve: dpst.v1.params_pb2.Preserve.ValueType = ...,
+        output: dpst.v1.image_pb2.OutputOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "strength", b"strength"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "strength", b"strength"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__strength: typing_extensions.TypeAlias = typing.Literal["strength"]
+    _WhichOneofArgType__strength: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___RenderLookRequest: typing_extensions.TypeAlias = RenderLookRequest
+
+@typing.final
+class RenderLookResponse(google.protobuf.message.Message):
+    """One event of a rendering, in this order: queued*, chunk+, done."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    @property
+    def chunk(self) -> dpst.v1.image_pb2.PictureChunk:
+        """A piece of the result."""
+
+    @property
+    def queued(self) -> dpst.v1.progress_pb2.Queued:
+        """Waiting for a free slot."""
+
+    @property
+    def done(self) -> dpst.v1.progress_pb2.RenderDone:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        chunk: dpst.v1.image_pb2.PictureChunk | None = ...,
+        queued: dpst.v1.progress_pb2.Queued | None = ...,
+        done: dpst.v1.progress_pb2.RenderDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event", "queued", b"queued"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event", "queued", b"queued"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: typing_extensions.TypeAlias = typing.Literal["chunk", "queued", "done"]
+    _WhichOneofArgType_event: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___RenderLookResponse: typing_extensions.TypeAlias = RenderLookResponse
+
+@typing.final
+class ExportLookRequest(google.protobuf.message.Message):
+    """A look that is to become lookup tables."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    PER_LABEL_FIELD_NUMBER: builtins.int
+    points: builtins.int
+    """Points a side: 17, 33 or 65. Default: 33."""
+    label: builtins.str
+    """Label whose table is wanted; empty = one table for the whole picture."""
+    per_label: builtins.bool
+    """One table for each label instead. Then `label` must be empty."""
+    @property
+    def look(self) -> dpst.v1.look_pb2.Look:
+        """The solved look."""
+
+    @property
+    def content(self) -> dpst.v1.image_pb2.Image:
+        """The photo the look was solved for: the tables are fitted to its colours."""
+
+    def __init__(
+        self,
+        *,
+        look: dpst.v1.look_pb2.Look | None = ...,
+        points: builtins.int | None = ...,
+        label: builtins.str = ...,
+        content: dpst.v1.image_pb2.Image | None = ...,
+        per_label: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "content", b"content", "look", b"look", "points", b"points"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "content", b"content", "label", b"label", "look", b"look", "per_label", b"per_label", "points", b"points"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__points: typing_extensions.TypeAlias = typing.Literal["points"]
+    _WhichOneofArgType__points: typing_extensions.TypeAlias = typing.Literal["_points", b"_points"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points) -> _WhichOneofReturnType__points | None: ...
+
+Global___ExportLookRequest: typing_extensions.TypeAlias = ExportLookRequest
+
+@typing.final
+class ExportLookResponse(google.protobuf.message.Message):
+    """A look as lookup tables."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LUTS_FIELD_NUMBER: builtins.int
+    LABELS_WITHOUT_PIXELS_FIELD_NUMBER: builtins.int
+    STAGES_FIELD_NUMBER: builtins.int
+    @property
+    def luts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.look_pb2.Lut]:
+        """One table, or one a label in the order of the look's labels."""
+
+    @property
+    def labels_without_pixels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels of the look that no pixel of the photo has, and that got no table therefore."""
+
+    @property
+    def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.report_pb2.StageTime]:
+        """Seconds per stage."""
+
+    def __init__(
+        self,
+        *,
+        luts: collections.abc.Iterable[dpst.v1.look_pb2.Lut] | None = ...,
+        labels_without_pixels: collections.abc.Iterable[builtins.str] | None = ...,
+        stages: collections.abc.Iterable[dpst.v1.report_pb2.StageTime] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["labels_without_pixels", b"labels_without_pixels", "luts", b"luts", "stages", b"stages"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ExportLookResponse: typing_extensions.TypeAlias = ExportLookResponse

@@ -45,6 +45,16 @@ class PhotoStyleStub(object):
                 request_serializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.SerializeToString,
                 response_deserializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.FromString,
                 _registered_method=True)
+        self.RenderLook = channel.unary_stream(
+                '/dpst.v1.PhotoStyle/RenderLook',
+                request_serializer=dpst_dot_v1_dot_photo__style__pb2.RenderLookRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_photo__style__pb2.RenderLookResponse.FromString,
+                _registered_method=True)
+        self.ExportLook = channel.unary_unary(
+                '/dpst.v1.PhotoStyle/ExportLook',
+                request_serializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.FromString,
+                _registered_method=True)
 
 
 class PhotoStyleServicer(object):
@@ -65,6 +75,20 @@ class PhotoStyleServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenderLook(self, request, context):
+        """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportLook(self, request, context):
+        """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PhotoStyleServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +101,16 @@ def add_PhotoStyleServicer_to_server(servicer, server):
                     servicer.TransferStream,
                     request_deserializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.FromString,
                     response_serializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.SerializeToString,
+            ),
+            'RenderLook': grpc.unary_stream_rpc_method_handler(
+                    servicer.RenderLook,
+                    request_deserializer=dpst_dot_v1_dot_photo__style__pb2.RenderLookRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_photo__style__pb2.RenderLookResponse.SerializeToString,
+            ),
+            'ExportLook': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportLook,
+                    request_deserializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +168,60 @@ class PhotoStyle(object):
             '/dpst.v1.PhotoStyle/TransferStream',
             dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.SerializeToString,
             dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenderLook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dpst.v1.PhotoStyle/RenderLook',
+            dpst_dot_v1_dot_photo__style__pb2.RenderLookRequest.SerializeToString,
+            dpst_dot_v1_dot_photo__style__pb2.RenderLookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dpst.v1.PhotoStyle/ExportLook',
+            dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.SerializeToString,
+            dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,10 @@ class PhotoStyleStub:
     """Photo in, photo out, in one call."""
     TransferStream: grpc.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.TransferStreamRequest, dpst.v1.photo_style_pb2.TransferStreamResponse]
     """The same with progress, the result in chunks."""
+    RenderLook: grpc.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.RenderLookRequest, dpst.v1.photo_style_pb2.RenderLookResponse]
+    """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
+    ExportLook: grpc.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]
+    """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
 
 @typing.type_check_only
 class PhotoStyleAsyncStub(PhotoStyleStub):
@@ -41,6 +45,10 @@ class PhotoStyleAsyncStub(PhotoStyleStub):
     """Photo in, photo out, in one call."""
     TransferStream: grpc.aio.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.TransferStreamRequest, dpst.v1.photo_style_pb2.TransferStreamResponse]  # type: ignore[assignment]
     """The same with progress, the result in chunks."""
+    RenderLook: grpc.aio.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.RenderLookRequest, dpst.v1.photo_style_pb2.RenderLookResponse]  # type: ignore[assignment]
+    """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
+    ExportLook: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]  # type: ignore[assignment]
+    """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
 
 class PhotoStyleServicer(metaclass=abc.ABCMeta):
     """Deep Photo Style Transfer: the service that callers use."""
@@ -60,5 +68,21 @@ class PhotoStyleServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dpst.v1.photo_style_pb2.TransferStreamResponse], collections.abc.AsyncIterator[dpst.v1.photo_style_pb2.TransferStreamResponse]]:
         """The same with progress, the result in chunks."""
+
+    @abc.abstractmethod
+    def RenderLook(
+        self,
+        request: dpst.v1.photo_style_pb2.RenderLookRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[dpst.v1.photo_style_pb2.RenderLookResponse], collections.abc.AsyncIterator[dpst.v1.photo_style_pb2.RenderLookResponse]]:
+        """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
+
+    @abc.abstractmethod
+    def ExportLook(
+        self,
+        request: dpst.v1.photo_style_pb2.ExportLookRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[dpst.v1.photo_style_pb2.ExportLookResponse, collections.abc.Awaitable[dpst.v1.photo_style_pb2.ExportLookResponse]]:
+        """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
 
 def add_PhotoStyleServicer_to_server(servicer: PhotoStyleServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

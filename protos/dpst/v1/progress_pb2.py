@@ -22,27 +22,30 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from dpst.v1 import image_pb2 as dpst_dot_v1_dot_image__pb2
 from dpst.v1 import look_pb2 as dpst_dot_v1_dot_look__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64pst/v1/progress.proto\x12\x07\x64pst.v1\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/report.proto\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"/\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x13\n\x0b\x65ta_seconds\x18\x02 \x01(\x01\"-\n\x0cStageStarted\x12\x1d\n\x05stage\x18\x01 \x01(\x0e\x32\x0e.dpst.v1.Stage\"\xa3\x01\n\tIteration\x12\x12\n\nevaluation\x18\x01 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x02 \x01(\r\x12\x1f\n\x06losses\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.Losses\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x05 \x01(\x01\x12\x14\n\x0cpreview_jpeg\x18\x06 \x01(\x0c\"@\n\nCheckpoint\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\"L\n\x04\x44one\x12\'\n\x06report\x18\x01 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x02 \x01(\x0b\x32\r.dpst.v1.Lookb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64pst/v1/progress.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/report.proto\"\x1e\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"/\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x13\n\x0b\x65ta_seconds\x18\x02 \x01(\x01\"-\n\x0cStageStarted\x12\x1d\n\x05stage\x18\x01 \x01(\x0e\x32\x0e.dpst.v1.Stage\"\xa3\x01\n\tIteration\x12\x12\n\nevaluation\x18\x01 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x02 \x01(\r\x12\x1f\n\x06losses\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.Losses\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x05 \x01(\x01\x12\x14\n\x0cpreview_jpeg\x18\x06 \x01(\x0c\"@\n\nCheckpoint\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\"L\n\x04\x44one\x12\'\n\x06report\x18\x01 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x02 \x01(\x0b\x32\r.dpst.v1.Look\"T\n\nRenderDone\x12\"\n\x06stages\x18\x01 \x03(\x0b\x32\x12.dpst.v1.StageTime\x12\"\n\x06result\x18\x02 \x01(\x0b\x32\x12.dpst.v1.ImageInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.progress_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCEPTED']._serialized_start=77
-  _globals['_ACCEPTED']._serialized_end=107
-  _globals['_QUEUED']._serialized_start=109
-  _globals['_QUEUED']._serialized_end=156
-  _globals['_STAGESTARTED']._serialized_start=158
-  _globals['_STAGESTARTED']._serialized_end=203
-  _globals['_ITERATION']._serialized_start=206
-  _globals['_ITERATION']._serialized_end=369
-  _globals['_CHECKPOINT']._serialized_start=371
-  _globals['_CHECKPOINT']._serialized_end=435
-  _globals['_DONE']._serialized_start=437
-  _globals['_DONE']._serialized_end=513
+  _globals['_ACCEPTED']._serialized_start=98
+  _globals['_ACCEPTED']._serialized_end=128
+  _globals['_QUEUED']._serialized_start=130
+  _globals['_QUEUED']._serialized_end=177
+  _globals['_STAGESTARTED']._serialized_start=179
+  _globals['_STAGESTARTED']._serialized_end=224
+  _globals['_ITERATION']._serialized_start=227
+  _globals['_ITERATION']._serialized_end=390
+  _globals['_CHECKPOINT']._serialized_start=392
+  _globals['_CHECKPOINT']._serialized_end=456
+  _globals['_DONE']._serialized_start=458
+  _globals['_DONE']._serialized_end=534
+  _globals['_RENDERDONE']._serialized_start=536
+  _globals['_RENDERDONE']._serialized_end=620
 # @@protoc_insertion_point(module_scope)

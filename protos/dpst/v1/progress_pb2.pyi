@@ -4,9 +4,12 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
+import dpst.v1.image_pb2
 import dpst.v1.look_pb2
 import dpst.v1.report_pb2
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import sys
 import typing
@@ -177,3 +180,32 @@ class Done(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Done: typing_extensions.TypeAlias = Done
+
+@typing.final
+class RenderDone(google.protobuf.message.Message):
+    """A rendering is finished; nothing follows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    @property
+    def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.report_pb2.StageTime]:
+        """Seconds per stage."""
+
+    @property
+    def result(self) -> dpst.v1.image_pb2.ImageInfo:
+        """Facts about the result."""
+
+    def __init__(
+        self,
+        *,
+        stages: collections.abc.Iterable[dpst.v1.report_pb2.StageTime] | None = ...,
+        result: dpst.v1.image_pb2.ImageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["result", b"result"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["result", b"result", "stages", b"stages"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___RenderDone: typing_extensions.TypeAlias = RenderDone

@@ -46,6 +46,8 @@ class _StageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """Quality numbers."""
     STAGE_END_TO_END: _Stage.ValueType  # 8
     """From the request to the last byte of the reply."""
+    STAGE_EXPORT: _Stage.ValueType  # 9
+    """A look to lookup tables."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """A part of a transfer whose time is measured."""
@@ -68,6 +70,8 @@ STAGE_SCORE: Stage.ValueType  # 7
 """Quality numbers."""
 STAGE_END_TO_END: Stage.ValueType  # 8
 """From the request to the last byte of the reply."""
+STAGE_EXPORT: Stage.ValueType  # 9
+"""A look to lookup tables."""
 Global___Stage: typing_extensions.TypeAlias = Stage
 
 @typing.final

@@ -187,61 +187,115 @@ Global___RenderRequest: typing_extensions.TypeAlias = RenderRequest
 
 @typing.final
 class RenderResponse(google.protobuf.message.Message):
-    """One event of a rendering: chunk+, then done."""
+    """One event of a rendering: queued*, chunk+, then done."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: builtins.int
     DONE_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
     @property
     def chunk(self) -> dpst.v1.image_pb2.PictureChunk:
         """A piece of the result."""
 
     @property
-    def done(self) -> Global___RenderDone:
+    def done(self) -> dpst.v1.progress_pb2.RenderDone:
         """The end."""
+
+    @property
+    def queued(self) -> dpst.v1.progress_pb2.Queued:
+        """Waiting for a free slot."""
 
     def __init__(
         self,
         *,
         chunk: dpst.v1.image_pb2.PictureChunk | None = ...,
-        done: Global___RenderDone | None = ...,
+        done: dpst.v1.progress_pb2.RenderDone | None = ...,
+        queued: dpst.v1.progress_pb2.Queued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event", "queued", b"queued"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "done", b"done", "event", b"event", "queued", b"queued"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: typing_extensions.TypeAlias = typing.Literal["chunk", "done"]
+    _WhichOneofReturnType_event: typing_extensions.TypeAlias = typing.Literal["chunk", "done", "queued"]
     _WhichOneofArgType_event: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___RenderResponse: typing_extensions.TypeAlias = RenderResponse
 
 @typing.final
-class RenderDone(google.protobuf.message.Message):
-    """A rendering is finished; nothing follows."""
+class StylizerExportLookRequest(google.protobuf.message.Message):
+    """A look that is to become lookup tables."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    STAGES_FIELD_NUMBER: builtins.int
-    RESULT_FIELD_NUMBER: builtins.int
+    LOOK_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    PER_LABEL_FIELD_NUMBER: builtins.int
+    points: builtins.int
+    """Points a side: 17, 33 or 65. Default: 33."""
+    label: builtins.str
+    """Label whose table is wanted; empty = one table for the whole picture."""
+    per_label: builtins.bool
+    """One table for each label instead. Then `label` must be empty."""
     @property
-    def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.report_pb2.StageTime]:
-        """Seconds per stage."""
+    def look(self) -> dpst.v1.look_pb2.Look:
+        """The solved look."""
 
     @property
-    def result(self) -> dpst.v1.image_pb2.ImageInfo:
-        """Facts about the result."""
+    def content(self) -> dpst.v1.image_pb2.Image:
+        """The photo it was solved for: the tables are fitted to its colours."""
 
     def __init__(
         self,
         *,
-        stages: collections.abc.Iterable[dpst.v1.report_pb2.StageTime] | None = ...,
-        result: dpst.v1.image_pb2.ImageInfo | None = ...,
+        look: dpst.v1.look_pb2.Look | None = ...,
+        content: dpst.v1.image_pb2.Image | None = ...,
+        points: builtins.int | None = ...,
+        label: builtins.str = ...,
+        per_label: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["result", b"result"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "content", b"content", "look", b"look", "points", b"points"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["result", b"result", "stages", b"stages"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_points", b"_points", "content", b"content", "label", b"label", "look", b"look", "per_label", b"per_label", "points", b"points"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__points: typing_extensions.TypeAlias = typing.Literal["points"]
+    _WhichOneofArgType__points: typing_extensions.TypeAlias = typing.Literal["_points", b"_points"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points) -> _WhichOneofReturnType__points | None: ...
+
+Global___StylizerExportLookRequest: typing_extensions.TypeAlias = StylizerExportLookRequest
+
+@typing.final
+class StylizerExportLookResponse(google.protobuf.message.Message):
+    """A look as lookup tables."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LUTS_FIELD_NUMBER: builtins.int
+    LABELS_WITHOUT_PIXELS_FIELD_NUMBER: builtins.int
+    STAGES_FIELD_NUMBER: builtins.int
+    @property
+    def luts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.look_pb2.Lut]:
+        """One table, or one a label in the order of the look's labels."""
+
+    @property
+    def labels_without_pixels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels of the look that no pixel of the photo has, and that got no table therefore."""
+
+    @property
+    def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.report_pb2.StageTime]:
+        """Seconds per stage."""
+
+    def __init__(
+        self,
+        *,
+        luts: collections.abc.Iterable[dpst.v1.look_pb2.Lut] | None = ...,
+        labels_without_pixels: collections.abc.Iterable[builtins.str] | None = ...,
+        stages: collections.abc.Iterable[dpst.v1.report_pb2.StageTime] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["labels_without_pixels", b"labels_without_pixels", "luts", b"luts", "stages", b"stages"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___RenderDone: typing_extensions.TypeAlias = RenderDone
+Global___StylizerExportLookResponse: typing_extensions.TypeAlias = StylizerExportLookResponse

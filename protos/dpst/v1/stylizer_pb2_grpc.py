@@ -45,6 +45,11 @@ class StylizerStub(object):
                 request_serializer=dpst_dot_v1_dot_stylizer__pb2.RenderRequest.SerializeToString,
                 response_deserializer=dpst_dot_v1_dot_stylizer__pb2.RenderResponse.FromString,
                 _registered_method=True)
+        self.ExportLook = channel.unary_unary(
+                '/dpst.v1.Stylizer/ExportLook',
+                request_serializer=dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookResponse.FromString,
+                _registered_method=True)
 
 
 class StylizerServicer(object):
@@ -65,6 +70,13 @@ class StylizerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportLook(self, request, context):
+        """Turns a solved look into 3-D lookup tables, without solving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StylizerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_StylizerServicer_to_server(servicer, server):
                     servicer.Render,
                     request_deserializer=dpst_dot_v1_dot_stylizer__pb2.RenderRequest.FromString,
                     response_serializer=dpst_dot_v1_dot_stylizer__pb2.RenderResponse.SerializeToString,
+            ),
+            'ExportLook': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportLook,
+                    request_deserializer=dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class Stylizer(object):
             '/dpst.v1.Stylizer/Render',
             dpst_dot_v1_dot_stylizer__pb2.RenderRequest.SerializeToString,
             dpst_dot_v1_dot_stylizer__pb2.RenderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dpst.v1.Stylizer/ExportLook',
+            dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookRequest.SerializeToString,
+            dpst_dot_v1_dot_stylizer__pb2.StylizerExportLookResponse.FromString,
             options,
             channel_credentials,
             insecure,

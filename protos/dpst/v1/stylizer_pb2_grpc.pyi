@@ -31,6 +31,8 @@ class StylizerStub:
     """Solves the look of a photo pair and renders it at full size."""
     Render: grpc.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.RenderRequest, dpst.v1.stylizer_pb2.RenderResponse]
     """Renders a solved look onto a photo, without solving."""
+    ExportLook: grpc.UnaryUnaryMultiCallable[dpst.v1.stylizer_pb2.StylizerExportLookRequest, dpst.v1.stylizer_pb2.StylizerExportLookResponse]
+    """Turns a solved look into 3-D lookup tables, without solving."""
 
 @typing.type_check_only
 class StylizerAsyncStub(StylizerStub):
@@ -41,6 +43,8 @@ class StylizerAsyncStub(StylizerStub):
     """Solves the look of a photo pair and renders it at full size."""
     Render: grpc.aio.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.RenderRequest, dpst.v1.stylizer_pb2.RenderResponse]  # type: ignore[assignment]
     """Renders a solved look onto a photo, without solving."""
+    ExportLook: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.stylizer_pb2.StylizerExportLookRequest, dpst.v1.stylizer_pb2.StylizerExportLookResponse]  # type: ignore[assignment]
+    """Turns a solved look into 3-D lookup tables, without solving."""
 
 class StylizerServicer(metaclass=abc.ABCMeta):
     """Solves and renders looks. Holds the feature network warm."""
@@ -60,5 +64,13 @@ class StylizerServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dpst.v1.stylizer_pb2.RenderResponse], collections.abc.AsyncIterator[dpst.v1.stylizer_pb2.RenderResponse]]:
         """Renders a solved look onto a photo, without solving."""
+
+    @abc.abstractmethod
+    def ExportLook(
+        self,
+        request: dpst.v1.stylizer_pb2.StylizerExportLookRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[dpst.v1.stylizer_pb2.StylizerExportLookResponse, collections.abc.Awaitable[dpst.v1.stylizer_pb2.StylizerExportLookResponse]]:
+        """Turns a solved look into 3-D lookup tables, without solving."""
 
 def add_StylizerServicer_to_server(servicer: StylizerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
