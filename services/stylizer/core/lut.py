@@ -21,8 +21,8 @@ DEFAULT_POINTS: Final = 33
 
 _SMOOTHNESS: Final = 1e-5
 """Weight of the squared second derivative beside the mean squared error, values and colours 0..1. On the looks of four
-development pairs 1e-7 fits the photo's own pixels better by 0.2 to 0.3 ΔE00, but unseen pixels of the same photo by 0.1
-only, with maxima up to 15 larger; 1e-4 loses 0.3 to 0.4 on both."""
+development pairs, 33 points: 1e-7 lowers the mean on the pixels of the fit by 0.2 to 0.5 ΔE00, on the same photo at 700
+px by 0.1 to 0.3, where the maximum rises by up to 19; 1e-4 raises the mean by 0.2 to 0.5 on both."""
 
 _REACH: Final = 0.25
 """Distance in colour, 0..1 a channel, over which a table without pixels returns to the affine map of the whole set."""
