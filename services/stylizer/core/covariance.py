@@ -11,12 +11,12 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Order of a symmetric matrix's six entries: rr, rg, rb, gg, gb, bb."""
 
 
-def inverse(entries: Tensor, ridge: float) -> Tensor:
+def inverse(entries: Tensor, ridge: float | Tensor) -> Tensor:
     """Inverse of ``S + ridge·U`` in closed form, ten times faster than a batched solver for so small matrices.
 
     Args:
         entries: (6, H, W) entries of S in the order of :data:`PAIRS`; float64, since the determinant cancels.
-        ridge: added to the diagonal, above 0.
+        ridge: added to the diagonal, above 0; one number or (H, W).
 
     Returns:
         (3, 3, H, W).
