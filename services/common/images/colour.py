@@ -7,15 +7,17 @@ gamuts keeps its colour, and black stays black.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
+import numpy as np
 import pyvips
 
-__all__ = ["PROFILE", "attached", "convert", "is_usable", "profile_space", "srgb_profile"]
+__all__ = ["PROFILE", "attached", "can_read", "can_write", "convert", "is_srgb", "profile_space", "srgb_profile"]
 
 PROFILE = "icc-profile-data"
 _HEADER_BYTES = 128
 _INTENT = {"intent": "relative", "black_point_compensation": True}
+_SAME_LEVELS = 2  # of 255; versions of sRGB's profile differ by this much
 
 
 @cache
@@ -51,21 +53,36 @@ def convert(image: pyvips.Image, source: bytes | str, target: bytes, bit_depth: 
     return attached(connected, target).icc_export(depth=bit_depth, **_INTENT)
 
 
-def is_usable(profile: bytes, space: str) -> bool:
-    """Whether the profile belongs to the space and one pixel can be converted with it."""
+@lru_cache(maxsize=32)
+def can_read(profile: bytes, space: str) -> bool:
+    """Whether the profile belongs to the space ("RGB", "CMYK", "GRAY") and pixels can be converted from it."""
     if profile_space(profile) != space:
         return False
+    interpretation, bands = {"RGB": ("srgb", 3), "CMYK": ("cmyk", 4), "GRAY": ("b-w", 1)}[space]
+    pixel = pyvips.Image.black(1, 1, bands=bands).copy(interpretation=interpretation)
     try:
-        if space == "RGB":  # must work as a target too
-            convert(_pixel("srgb", 3), "srgb", profile, 8).avg()
-        else:
-            convert(
-                _pixel("cmyk" if space == "CMYK" else "b-w", 4 if space == "CMYK" else 1), profile, srgb_profile(), 8
-            ).avg()
+        convert(pixel, profile, srgb_profile(), 8).avg()
     except pyvips.Error:
         return False
     return True
 
 
-def _pixel(interpretation: str, bands: int) -> pyvips.Image:
-    return pyvips.Image.black(1, 1, bands=bands).copy(interpretation=interpretation)
+@lru_cache(maxsize=32)
+def can_write(profile: bytes) -> bool:
+    """Whether pixels can be converted to an RGB profile; profiles of scanners and cameras work one way only."""
+    pixel = pyvips.Image.black(1, 1, bands=3).copy(interpretation="srgb")
+    try:
+        convert(pixel, "srgb", profile, 8).avg()
+    except pyvips.Error:
+        return False
+    return True
+
+
+@lru_cache(maxsize=32)
+def is_srgb(profile: bytes) -> bool:
+    """Whether an RGB profile that can be read gives every colour the numbers of sRGB, to two levels of 255."""
+    levels = np.linspace(0, 255, 6).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    image = pyvips.Image.new_from_array(colours).copy(interpretation="srgb")
+    converted = convert(image, profile, srgb_profile(), 8).numpy()
+    return int(np.abs(converted.astype(int) - colours).max()) <= _SAME_LEVELS

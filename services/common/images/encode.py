@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +11,27 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument
 from services.common.images import colour
-from services.common.images.decode import Photo, vips_errors
+from services.common.images.decode import Photo
 from services.common.images.info import FORMATS_OF_16_BITS, PhotoInfo
+from services.common.images.loaders import vips_errors
+from services.common.images.metadata import Metadata, PictureFacts, attach, finished, metadata_for
 
 __all__ = ["OutputFormat", "encode_photo", "encode_preview", "output_bit_depth"]
 
-_METADATA = ("exif-data", "exif-ifd0-", "exif-ifd2-", "exif-ifd3-", "exif-ifd4-", "xmp-data", "iptc-data")
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))[2-8]")
+# Costs were measured on 24 MP: docs/benchmarks/photographs.md.
 _SAVE: dict[str, tuple[str, dict[str, Any]]] = {
-    "jpeg": ("jpegsave_buffer", {"optimize_coding": True}),
-    "png": ("pngsave_buffer", {}),
-    "tiff": ("tiffsave_buffer", {"compression": "deflate", "predictor": "horizontal"}),
-    "webp": ("webpsave_buffer", {}),
-    # effort 2 of 0..9: twice as fast as the default 4 for a few per cent of size
-    "avif": ("heifsave_buffer", {"compression": "av1", "bitdepth": 8, "effort": 2}),
+    # optimised Huffman tables would save 8 % for four times the time and, with all coefficients held, 270 MB
+    "jpeg": ("jpegsave_buffer", {}),
+    # one filter that suits photos: smaller than without, at the time of one
+    "png": ("pngsave_buffer", {"filter": "sub", "compression": 3}),
+    "tiff": ("tiffsave_buffer", {"compression": "deflate", "predictor": "horizontal", "resunit": "inch"}),
+    # effort 2 of 0..6: half the time of the default 4 for the same size at the same error
+    "webp": ("webpsave_buffer", {"effort": 2}),
+    # effort 0 of 0..9: 2.5 times as fast as 2 for the same size at the same error
+    "avif": ("heifsave_buffer", {"compression": "av1", "effort": 0}),
 }
 _LOSSY = ("jpeg", "webp", "avif")
+_MOST_BITS = {"jpeg": "8 bits a channel", "webp": "8 bits a channel", "avif": "12 bits a channel at most"}
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,18 @@ class OutputFormat:
 
 
 def output_bit_depth(photo: Photo, output: OutputFormat) -> int:
-    """Bits a channel of the result: as asked, else the photo's, else 8 where the format holds no more.
+    """Bits of the samples that ``encode_photo`` is to be given, 8 or 16.
 
-    Raises InvalidArgument if 16 bits were asked of a format that holds 8.
+    As asked, else 16 if the photo has more than 8 and the format holds them: PNG and TIFF do, and AVIF if it was
+    the photo's own. Raises InvalidArgument if 16 bits were asked of a format that holds fewer.
     """
     kind = output.format or photo.info.format
-    if kind not in FORMATS_OF_16_BITS:
-        if output.bit_depth == 16:
-            raise InvalidArgument("output.bit_depth", 16, f"{kind} holds 8 bits a channel; png and tiff hold 16")
-        return 8
-    return output.bit_depth or photo.info.bit_depth
+    if kind not in FORMATS_OF_16_BITS and output.bit_depth == 16:
+        raise InvalidArgument("output.bit_depth", 16, f"{kind} holds {_MOST_BITS[kind]}; png and tiff hold 16")
+    if output.bit_depth is not None:
+        return output.bit_depth
+    deep = photo.info.bit_depth > 8 and (kind in FORMATS_OF_16_BITS or kind == photo.info.format)
+    return 16 if deep else 8
 
 
 def encode_photo(
@@ -63,15 +69,23 @@ def encode_photo(
 ) -> tuple[bytes, PhotoInfo]:
     """Encode (H, W, 3) pixels of ``like``'s working space and size, with what else the photo carried.
 
-    Alpha, ICC profile, EXIF, XMP, IPTC and resolution are re-attached; the orientation tag is reset, since the
-    pixels are upright, and the embedded thumbnail, which shows the old look, is dropped. JPEG holds no alpha:
-    the picture is laid over white there. Raises InvalidArgument if the format cannot hold the picture.
+    Alpha, ICC profile, EXIF, XMP, IPTC and resolution come along as far as the format holds them. Metadata that
+    would be untrue of the picture is corrected: it is upright, orientation 1, and has no thumbnail. A photo that
+    names its colour space otherwise gets a profile. JPEG holds no alpha: the picture is laid over white there.
+    Samples of another depth are rounded to that of the file. Raises InvalidArgument if the format cannot hold the
+    picture.
     """
     info = like.info
     if pixels.shape != (info.height_px, info.width_px, 3):
         raise ValueError(f"pixels have shape {pixels.shape}, the photo {info.height_px}x{info.width_px}")
     kind = output.format or info.format
     depth = output_bit_depth(like, output)
+    bits = info.bit_depth if kind == "avif" and depth == 16 else depth
+    profile = _output_profile(like, output)
+    facts = _facts(like, profile)
+    metadata = Metadata(resolution=facts.resolution)
+    if output.keep_metadata:
+        metadata = metadata_for(kind, like.metadata, facts, same_profile=profile == like.working_profile)
     image = _image(pixels)
     if like.working_profile is not None and not output.keep_profile:
         image = colour.convert(image, like.working_profile, colour.srgb_profile(), depth)
@@ -83,24 +97,21 @@ def encode_photo(
             image = image.bandjoin(_with_depth(alpha, depth))
             if kind == "jpeg":
                 image = image.flatten(background=[255, 255, 255])
-        image = image.copy(
-            interpretation="srgb" if depth == 8 else "rgb16", xres=like.header.xres, yres=like.header.yres
-        )
-        _attach(image, like, output)
-        save, options = _SAVE[kind]
-        if kind in _LOSSY:
-            options = {**options, "Q": output.quality}
-        data: bytes = getattr(image, save)(keep="exif|xmp|iptc|icc", **options)
+        image = _with_bits(image, bits)
+        image = _with_resolution(image.copy(interpretation="srgb" if depth == 8 else "rgb16"), facts)
+        if profile is not None:
+            image.set_type(pyvips.GValue.blob_type, colour.PROFILE, profile)
+        attach(image, metadata, kind)
+        data = _saved(image, kind, bits, output.quality, has_exif=metadata.exif is not None)
     has_alpha = alpha is not None and kind != "jpeg"
-    tagged = bool(image.get_typeof(colour.PROFILE))
-    return data, PhotoInfo(kind, info.width_px, info.height_px, depth, has_alpha, tagged)
+    data = finished(data, metadata, kind, info.width_px, info.height_px, has_alpha)
+    return data, PhotoInfo(kind, info.width_px, info.height_px, bits, has_alpha, profile is not None)
 
 
 def encode_preview(pixels: NDArray[np.float32], quality: int = 80) -> bytes:
     """Encode (H, W, 3) values of 0..1 as a small JPEG without metadata; values outside are clipped."""
     whole = (np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-    data: bytes = _image(whole).jpegsave_buffer(Q=quality, keep="none")
-    return data
+    return bytes(_image(whole).jpegsave_buffer(Q=quality, keep="none"))
 
 
 def _image(pixels: NDArray[Any]) -> pyvips.Image:
@@ -117,18 +128,41 @@ def _with_depth(image: pyvips.Image, depth: int) -> pyvips.Image:
     return image
 
 
-def _attach(image: pyvips.Image, like: Photo, output: OutputFormat) -> None:
-    if output.keep_profile and like.info.has_profile:
-        profile = like.working_profile or colour.srgb_profile()  # what was tagged stays tagged
-        image.set_type(pyvips.GValue.blob_type, colour.PROFILE, profile)
-    if not output.keep_metadata:
-        return
-    header = like.header
-    for name in header.get_fields():
-        if name.startswith(_METADATA):
-            value = header.get(name)
-            if name == "xmp-data":
-                value = _XMP_ORIENTATION.sub(rb"\g<1>1", value)
-            image.set_type(header.get_typeof(name), name, value)
-    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
-    image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # takes the thumbnail out of the EXIF data
+def _with_bits(image: pyvips.Image, bits: int) -> pyvips.Image:
+    """Round 16-bit samples to those that the AVIF writer, which cuts off what is below ``bits``, keeps as they are."""
+    if not 8 < bits < 16:
+        return image
+    peak, step = (1 << bits) - 1, 1 << 16 - bits
+    return image.linear(peak / 65535, 0.5).cast("ushort").linear(step, 0).cast("ushort")
+
+
+def _output_profile(like: Photo, output: OutputFormat) -> bytes | None:
+    """Profile to embed: what was tagged stays tagged."""
+    if not output.keep_profile:
+        return None
+    return like.working_profile or (colour.srgb_profile() if like.info.has_profile else None)
+
+
+def _facts(like: Photo, profile: bytes | None) -> PictureFacts:
+    resolution = like.metadata.resolution
+    if resolution is not None and like.turned:
+        resolution = resolution[::-1]
+    is_srgb = (profile is None or colour.is_srgb(profile)) if like.is_calibrated else None
+    return PictureFacts(like.info.width_px, like.info.height_px, like.turned, is_srgb, resolution)
+
+
+def _with_resolution(image: pyvips.Image, facts: PictureFacts) -> pyvips.Image:
+    across, down = facts.resolution or (1.0, 1.0)
+    return image.copy(xres=across, yres=down)
+
+
+def _saved(image: pyvips.Image, kind: str, bits: int, quality: int, has_exif: bool) -> bytes:
+    save, options = _SAVE[kind]
+    keep = "xmp|icc" + ("|iptc" if kind == "jpeg" else "")
+    if kind in _LOSSY:
+        options = {**options, "Q": quality}
+    if kind == "avif":
+        options["bitdepth"] = bits
+        keep += "|exif" if has_exif else ""  # makes the item that avif_with replaces
+    data: bytes = getattr(image, save)(keep=keep, **options)
+    return data
