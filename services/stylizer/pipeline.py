@@ -18,11 +18,10 @@ from services.common.errors import FailedPrecondition, InvalidArgument, ServiceE
 from services.common.images import ImageLimits, Photo, encode_photo, encode_preview, open_photo, output_bit_depth
 from services.common.label_maps import LabelMap, check_matches_photo, single_region
 from services.common.taxonomy import RELATED
+from services.stylizer.core.affine_render import render
 from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
-from services.stylizer.core.field import Window
 from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.render import render
 from services.stylizer.core.solve import Progress
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.export import ColourPairs, lookup_tables
@@ -117,19 +116,20 @@ class Pipeline:
             self._should_stop,
         )
         self._seconds.update(result.stage_seconds)
-        picture = self._picture(content, result.field, params.strength, params.preserve, job)
+        outcome = result.outcome
+        picture = self._picture(content, outcome.coefficients, params.strength, params.preserve, job)
         self._emit(picture)
         self._emit(
             Finished(
                 params=params,
                 network=self._network.info,
                 matches=result.matches,
-                first=result.solution.first,
-                final=result.solution.final,
-                evaluations=result.solution.evaluations,
-                stopped_by=result.solution.stopped_by,
+                first=outcome.first,
+                final=outcome.final,
+                evaluations=outcome.evaluations,
+                stopped_by=outcome.stopped_by,
                 quality=result.quality,
-                look=result.look.to_bytes(),
+                look=outcome.look.to_bytes(),
                 stage_seconds=dict(self._seconds),
                 peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 content=content.info,
@@ -140,7 +140,9 @@ class Pipeline:
     def _render(self, job: RenderJob) -> None:
         with self._stage("decode"):
             content, look, proxy = self._look_and_proxy(job)
-        picture = self._picture(content, LookField(look, proxy), job.strength, job.preserve, job)
+        with self._stage("render"), torch.no_grad():
+            coefficients = LookField(look, proxy).coefficients()
+        picture = self._picture(content, coefficients, job.strength, job.preserve, job)
         self._emit(picture)
         self._emit(Rendered(dict(self._seconds)))
 
@@ -171,14 +173,13 @@ class Pipeline:
         return content, look, proxy
 
     def _picture(
-        self, content: Photo, field: LookField, strength: float, preserve: str, job: StylizeJob | RenderJob
+        self, content: Photo, coefficients: Tensor, strength: float, preserve: str, job: StylizeJob | RenderJob
     ) -> Picture:
         with self._stage("decode", announced=False):
             pixels = content.pixels()
         with self._stage("render"):
             depth = output_bit_depth(content, job.output)
-            with torch.no_grad():
-                rendered = render(field, pixels, strength, preserve, depth, self._should_stop)
+            rendered = render(coefficients, pixels, strength, preserve, depth, self._should_stop)
             del pixels
         with self._stage("encode"):
             return Picture(*encode_photo(rendered, content, job.output))
@@ -188,7 +189,7 @@ class Pipeline:
         preview = b""
         if every and (progress.evaluation == 1 or progress.evaluation % every == 0):
             with torch.no_grad():
-                preview = encode_preview(progress.picture().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+                preview = encode_preview(progress.picture().permute(1, 2, 0).cpu().numpy())
         self._emit(
             Iterated(
                 progress.evaluation,
@@ -246,8 +247,8 @@ def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
 
 
 def _restyled(look: Look, proxy: Tensor) -> Tensor:
-    """The look at full strength on a photo of the look's own size: (3, h, w) RGB 0..1, to the same, not clipped."""
-    return LookField(look, proxy)(proxy, Window.whole(*proxy.shape[1:]), 1.0)
+    """The look at full strength on a photo of the look's own size: (3, h, w) RGB 0..1, to the same."""
+    return LookField(look, proxy).restyled()
 
 
 def _colours(picture: Tensor) -> NDArray[np.float32]:

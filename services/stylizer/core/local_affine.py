@@ -17,7 +17,7 @@ from services.stylizer.core.matting import EPSILON
 __all__ = ["applied", "exact_affine", "local_affine"]
 
 _EXACT_RIDGE: Final = 1e-3
-"""Variance of the guide below which :func:`exact_affine` keeps the content's own contrast."""
+"""Variance of the guide below which :func:`exact_affine` keeps to its prior."""
 
 
 def local_affine(O: Tensor, I: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -43,22 +43,34 @@ def local_affine(O: Tensor, I: Tensor, epsilon: float = EPSILON) -> Tensor:
     return torch.cat([A, (mean_x - dot(A, mean_I))[:, None]], dim=1)
 
 
-def exact_affine(O: Tensor, I: Tensor) -> Tensor:
-    """Maps that give the output exactly: near the identity where the content is flat, its local fit where it is not.
+def exact_affine(O: Tensor, I: Tensor, prior: Tensor | None = None) -> Tensor:
+    """Maps that give the output exactly: near the prior where the content is flat, its local fit where it is not.
 
-    A is 1 plus the ridge fit of ``O − I`` on I over 3x3 windows, with a ridge of 1e-3 in variance, so that an
-    enlarged rendering keeps the photo's own detail without amplifying its noise; b is what is then missing.
+    A minimises ``Σ (O_i − A·I_i − b)² + ε |A − A₀|²`` over the 3x3 window, with A₀ the window's mean prior and a ridge
+    of 1e-3 in variance; so an enlarged rendering follows the photo's own edges and keeps its detail without
+    amplifying its noise. b is what is then missing.
 
     Args:
         O: (3, H, W) output.
         I: (3, H, W) content, RGB 0..1.
+        prior: (3, 3, H, W) what A is where the content does not tell; None is the identity.
 
     Returns:
         (3, 4, H, W) float64 with ``A·I + b = O``.
     """
-    A = local_affine(O.double() - I.double(), I, 9 * _EXACT_RIDGE)[:, :3]
-    A = A + torch.eye(3, dtype=A.dtype, device=A.device)[:, :, None, None]
-    return torch.cat([A, (O.double() - dot(A, I.double()))[:, None]], dim=1)
+    x, guide = O.double(), I.double()
+    A0 = _identity(guide) if prior is None else _mean(prior.double().flatten(0, 1)).view(3, 3, *I.shape[1:])
+    mean_x, mean_I = _mean(x), _mean(guide)
+    cov_I = torch.stack([_mean((guide[i] * guide[j])[None])[0] - mean_I[i] * mean_I[j] for i, j in PAIRS])
+    cov = torch.stack([_mean(channel * guide) - m * mean_I for channel, m in zip(x, mean_x, strict=True)])
+    rows = [[PAIRS.index((min(i, j), max(i, j))) for j in range(3)] for i in range(3)]
+    unexplained = cov - torch.stack([dot(A0, cov_I[row]) for row in rows], dim=1)
+    A = A0 + torch.stack([dot(unexplained, row) for row in inverse(cov_I, _EXACT_RIDGE)], dim=1)
+    return torch.cat([A, (x - dot(A, guide))[:, None]], dim=1)
+
+
+def _identity(I: Tensor) -> Tensor:
+    return torch.eye(3, dtype=I.dtype, device=I.device)[:, :, None, None].expand(3, 3, *I.shape[1:])
 
 
 def applied(maps: Tensor, I: Tensor) -> Tensor:

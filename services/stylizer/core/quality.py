@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from services.stylizer.core.covariance import dot
-from services.stylizer.core.field import luma
+from services.stylizer.core.edges import EdgeReference
 from services.stylizer.core.matting import MattingLaplacian, box_mean
 from services.stylizer.core.objective import StyleGoal
 from services.stylizer.core.results import LabelQuality, Quality
@@ -31,27 +30,8 @@ def affine_energy_map(O: Tensor, laplacian: MattingLaplacian, I: Tensor) -> Tens
 
 
 def edge_similarity(O: Tensor, I: Tensor) -> float:
-    """SSIM (11x11 box windows, C1 = 0.01², C2 = 0.03²) of Sobel magnitudes of luma, each divided by its mean."""
-    x, y = (_sobel(luma(picture.double())) for picture in (O, I))
-    x, y = x / x.mean().clamp_min(1e-12), y / y.mean().clamp_min(1e-12)
-
-    def mean(z: Tensor) -> Tensor:
-        return functional.avg_pool2d(z[None, None], 11, 1)[0, 0]
-
-    mu_x, mu_y = mean(x), mean(y)
-    var_x, var_y = mean(x * x) - mu_x**2, mean(y * y) - mu_y**2
-    cov = mean(x * y) - mu_x * mu_y
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = ((2 * mu_x * mu_y + c1) * (2 * cov + c2)) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
-    return float(ssim.mean())
-
-
-def _sobel(Y: Tensor) -> Tensor:
-    kernel = Y.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
-    padded = functional.pad(Y[None, None], (1, 1, 1, 1), mode="replicate")
-    gx = functional.conv2d(padded, kernel[None, None])[0, 0]
-    gy = functional.conv2d(padded, kernel.T.contiguous()[None, None])[0, 0]
-    return (gx.square() + gy.square()).sqrt()
+    """SSIM of Sobel magnitudes, see :class:`EdgeReference`, in float64."""
+    return float(EdgeReference(I.double()).similarity(O.double()))
 
 
 def clipped(O: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from typing import Final
 
 __all__ = ["LOOK_VERSION", "LabelQuality", "Losses", "Quality"]
 
-LOOK_VERSION: Final = 1
+LOOK_VERSION: Final = 2
 """Version of the format of a serialised look, see :mod:`services.stylizer.core.look`."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of the objective, each with its weight applied; the untouched photo's style term is 1 by default."""
+    """The terms of the objective, each with its weight applied; ``smoothness`` is 0 where pixels are solved."""
 
     total: float
     content: float
@@ -21,6 +21,7 @@ class Losses:
     affine: float
     smoothness: float
     gamut: float
+    edges: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""L-BFGS with a strong-Wolfe line search on the field's grid, coarse to fine.
+"""L-BFGS with a strong-Wolfe line search, coarse to fine: first on the field's grid, then on pixels.
 
-Nocedal & Wright 2006, algorithms 7.5 and 3.5, as torch implements them. The grid has the same size at every level, so
-that a level simply starts where the coarser one ended.
+Nocedal & Wright 2006, algorithms 7.5 and 3.5, as torch implements them. A level starts where the coarser one ended.
 """
 
 from __future__ import annotations
@@ -15,20 +14,30 @@ import torch
 from torch import Tensor
 
 from services.stylizer.core.errors import SolveCancelled
-from services.stylizer.core.field import GRID_SHAPE
-from services.stylizer.core.objective import FieldObjective
 from services.stylizer.core.results import Losses
+from services.stylizer.core.variables import Problem, State
 
-__all__ = ["Level", "Progress", "Solution", "identity_grid", "plan_levels", "solve_field"]
+__all__ = ["Level", "LevelPlan", "Progress", "Solution", "plan_levels", "solve"]
 
-_HISTORY: Final = 20
 _PLATEAU_EVALUATIONS: Final = 8
 _PLATEAU_RELATIVE: Final = 2e-3
 """A level ends when its best total fell by less than this share over the last 8 evaluations."""
 
-_COARSE_SHARE: Final = 0.5
 _COARSEST_EDGE_PX: Final = 80
 """Below about 80 px conv5_1 sees five pixels, and its statistics say nothing."""
+
+_GRID_SHARE: Final = 0.4
+_HALF_SIZE_SHARE: Final = 0.6
+"""Share of all evaluations on the grid, and of the rest at half size where a quarter of the size is not too small."""
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """One scale of a solve: long edge, most network evaluations, and whether pixels are solved or the grid."""
+
+    edge_px: int
+    evaluations: int
+    pixels: bool
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,12 @@ class Level:
     Attributes:
         edge_px: long edge at this scale.
         evaluations: most network evaluations here.
-        objective: makes what is minimised here; called when the level begins.
+        begin: makes what is minimised here from where the coarser level ended; called when the level begins.
     """
 
     edge_px: int
     evaluations: int
-    objective: Callable[[], FieldObjective]
+    begin: Callable[[State], Problem]
 
 
 @dataclass(frozen=True)
@@ -70,31 +79,36 @@ class Solution:
     """The best point and how it was found.
 
     Attributes:
-        grid: the grid.
+        state: grid and change.
         first: losses at the warm start, at the coarsest level.
-        final: losses at ``grid``, at the finest level that was reached.
+        final: losses at ``state``, at the finest level that was reached.
         evaluations: network evaluations used.
+        full_size_evaluations: the same in pixels: an evaluation at half the long edge counts a quarter.
         stopped_by: ``plateau``, ``max_evaluations`` or ``time_budget``.
     """
 
-    grid: Tensor
+    state: State
     first: Losses
     final: Losses
     evaluations: int
+    full_size_evaluations: float
     stopped_by: str
 
 
-def identity_grid(device: torch.device) -> Tensor:
-    """The grid that leaves the warm start as it is."""
-    return torch.zeros(GRID_SHAPE, device=device)
+def plan_levels(edge_px: int, max_evaluations: int) -> tuple[LevelPlan, ...]:
+    """Scales for a solve at ``edge_px`` with so many evaluations.
 
-
-def plan_levels(edge_px: int, max_evaluations: int) -> tuple[tuple[int, int], ...]:
-    """Edge and evaluations of each level: first half of the evaluations at half the size, if that is not too small."""
-    coarse_edge, coarse = edge_px // 2, int(max_evaluations * _COARSE_SHARE)
-    if coarse_edge < _COARSEST_EDGE_PX or coarse < 4:
-        return ((edge_px, max_evaluations),)
-    return ((coarse_edge, coarse), (edge_px, max_evaluations - coarse))
+    The grid at a quarter of the size, pixels at half of it and at all of it; sizes under 80 px are left out, and levels
+    that would get no evaluation.
+    """
+    sizes = [edge for edge in (edge_px // 4, edge_px // 2) if edge >= _COARSEST_EDGE_PX]
+    grid = max(1, round(max_evaluations * _GRID_SHARE))
+    rest = max_evaluations - grid
+    half = round(rest * _HALF_SIZE_SHARE) if len(sizes) > 1 else 0
+    plans = [LevelPlan((*sizes, edge_px)[0], grid, pixels=False)]
+    plans += [LevelPlan(edge, half, pixels=True) for edge in sizes[1:]]
+    plans.append(LevelPlan(edge_px, rest - half, pixels=True))
+    return tuple(plan for plan in plans if plan.evaluations > 0)
 
 
 class _Stop(Exception):
@@ -102,21 +116,21 @@ class _Stop(Exception):
         self.reason = reason
 
 
-def solve_field(
+def solve(
     levels: Sequence[Level],
     time_budget_seconds: float,
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
-    start: Tensor,
+    start: State,
 ) -> Solution:
-    """Minimise the objective over the grid.
+    """Minimise the objective, level by level.
 
     Args:
         levels: scales, coarsest first.
         time_budget_seconds: most seconds, 0 = no limit; the best point so far is returned.
         on_progress: called after each evaluation.
         should_stop: polled before each evaluation.
-        start: the first grid; zeros is the warm start itself.
+        start: the first point.
 
     Raises:
         SolveCancelled: ``should_stop`` said so.
@@ -127,7 +141,8 @@ def solve_field(
         run.descend(level)
         if run.stopped_by == "time_budget":
             break
-    return Solution(run.best_grid, run.first, run.best, run.evaluations, run.stopped_by)
+    full = max(level.edge_px for level in levels) ** 2
+    return Solution(run.state, run.first, run.best, run.evaluations, run.spent / full, run.stopped_by)
 
 
 class _Run:
@@ -142,50 +157,53 @@ class _Run:
         time_budget_seconds: float,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
-        start: Tensor,
+        start: State,
     ) -> None:
         self._budget, self._on_progress, self._should_stop = time_budget_seconds, on_progress, should_stop
         self._work = sum(level.evaluations * level.edge_px**2 for level in levels)
         self._done = 0
         self._began = time.monotonic()
-        self.best_grid, self.evaluations, self.stopped_by = start, 0, "max_evaluations"
+        self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
 
     def descend(self, level: Level) -> None:
-        """Minimise at one level, from the best grid so far."""
-        objective = level.objective()
-        grid = self.best_grid.clone().requires_grad_(True)
+        """Minimise at one level, from where the last one ended."""
+        problem = level.begin(self.state)
+        x = problem.start.clone().requires_grad_(True)
+        best = x.detach()
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
 
         def closure() -> Tensor:
+            nonlocal best
             if self._should_stop():
                 raise SolveCancelled
             self._check_limits(level, bests)
-            grid.grad = None
-            total, losses = objective(grid)
+            x.grad = None
+            total, losses = problem(x)
             if not torch.isfinite(total) and self.evaluations == 0:
                 raise FloatingPointError(f"the objective is {losses.total} at the warm start")
             total.backward()  # type: ignore[no-untyped-call]
             if self.evaluations == 0:
                 self.first = losses
+            point = x.detach().clone()
             if not bests or losses.total < bests[-1]:
-                self.best, self.best_grid = losses, grid.detach().clone()
+                self.best, best = losses, point
             bests.append(self.best.total)
             self.evaluations += 1
+            self.spent += level.edge_px**2
             self._done += level.edge_px**2
             elapsed = time.monotonic() - self._began
             left = elapsed * (self._work - self._done) / self._done
             if self._budget:
                 left = min(left, max(self._budget - elapsed, 0.0))
-            point = grid.detach().clone()
-            self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: objective.picture(point)))
+            self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: problem.picture(point)))
             return total.detach()
 
         optimiser = torch.optim.LBFGS(
-            [grid],
+            [x],
             max_iter=level.evaluations,
             max_eval=level.evaluations * 2,  # the closure counts; this only has to be out of its way
-            history_size=_HISTORY,
+            history_size=problem.history,
             tolerance_grad=0.0,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
@@ -195,6 +213,8 @@ class _Run:
             self.stopped_by = "plateau"  # the line search found no further descent
         except _Stop as stop:
             self.stopped_by = stop.reason
+        if bests:
+            self.state = problem.state(best)
         self._done = work_before + level.evaluations * level.edge_px**2
 
     def _check_limits(self, level: Level, bests: Sequence[float]) -> None:

@@ -6,26 +6,31 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.stylizer.core.field import Window
+from services.stylizer.core.field import GRID_SHAPE
+from services.stylizer.core.local_affine import applied
 from services.stylizer.core.look import Look, LookField
 from services.stylizer.core.matching import LabelMatch, match_labels
-from services.stylizer.core.objective import FeatureLayers, FieldObjective, StyleGoal, Weights
+from services.stylizer.core.objective import FeatureLayers, PictureObjective, StyleGoal, Weights
 from services.stylizer.core.palette import Palette
+from services.stylizer.core.paper import PaperSettings, solve_paper
+from services.stylizer.core.paper_objective import PaperWeights
+from services.stylizer.core.paper_photos import PaperPhotos
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.quality import score
-from services.stylizer.core.results import Quality
-from services.stylizer.core.solve import Level, Progress, Solution, identity_grid, plan_levels, solve_field
+from services.stylizer.core.results import Losses, Quality
+from services.stylizer.core.solve import Level, LevelPlan, Progress, plan_levels, solve
+from services.stylizer.core.variables import GridProblem, PixelProblem, Problem, State, resized
 from services.stylizer.core.vgg import VGG19
 from services.stylizer.core.warm_start import colour_statistics, monge_kantorovich
 
-__all__ = ["Regions", "Transfer", "TransferResult"]
+__all__ = ["Outcome", "Regions", "Transfer", "TransferResult"]
 
 _MIN_SCORED_SHARE: Final = 0.001
 """Labels under this share of the content take no part in style distance: their Gram matrices are noise."""
@@ -51,19 +56,36 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class TransferResult:
-    """A finished solve; ``stage_seconds`` has ``warm_start``, ``solve`` and ``score``; ``field`` knows the photo."""
+class Outcome:
+    """What a mode of solving gives.
 
-    field: LookField
+    Attributes:
+        look: what is left when the photo is gone.
+        coefficients: (3, 4, h, w) float32, the picture as local affine maps ``O = A·I + b``, label strengths applied.
+        first: losses at the first point.
+        final: losses at the returned point.
+        evaluations: network evaluations used.
+        full_size_evaluations: the same in pixels, see :class:`Solution`.
+        stopped_by: ``plateau``, ``max_evaluations`` or ``time_budget``.
+    """
+
+    look: Look
+    coefficients: Tensor
+    first: Losses
+    final: Losses
+    evaluations: int
+    full_size_evaluations: float
+    stopped_by: str
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """A finished solve; ``stage_seconds`` has ``warm_start``, ``solve`` and ``score``."""
+
+    outcome: Outcome
     matches: tuple[LabelMatch, ...]
-    solution: Solution
     quality: Quality
     stage_seconds: Mapping[str, float]
-
-    @property
-    def look(self) -> Look:
-        """What is left when the photo is gone."""
-        return self.field.look
 
 
 @dataclass(frozen=True)
@@ -117,24 +139,90 @@ class Transfer:
         with stage("warm_start"):
             matches = self.match()
             warm = self.warm_field(matches)
-            B = self.warm_start(warm)
+        goal = functools.cache(lambda: self.goal(matches))
         with stage("solve"):
-            goal = functools.cache(lambda: self.goal(matches))
-            levels = [
-                Level(edge, evaluations, functools.partial(self.objective, edge, matches, B, goal))
-                for edge, evaluations in plan_levels(max(self.I.shape[1:]), self.params.max_evaluations)
-            ]
-            start = identity_grid(self.I.device)
-            solution = solve_field(levels, self.params.time_budget_seconds, on_progress, should_stop, start)
-        field = warm.with_grid(solution.grid)
+            if self.params.mode == "paper":
+                outcome = self._solve_paper(matches, warm, on_progress, should_stop)
+            else:
+                outcome = self._solve_field(matches, warm, goal, on_progress, should_stop)
         with stage("score"):
-            O = field(self.I, Window.whole(*self.I.shape[1:]), self.params.strength)
-            quality = self.score(O, matches, goal())
-        return TransferResult(field, matches, solution, quality, seconds)
+            O = applied(outcome.coefficients, self.I).clamp(0, 1)
+            quality = self.score(self.I + self.params.strength * (O - self.I), matches, goal())
+        return TransferResult(outcome, matches, quality, seconds)
 
-    def warm_start(self, field: LookField) -> Tensor:
-        """The closed-form transfer alone: (3, H, W), not clipped."""
-        return field.base(self.I, field.masks(self.I, Window.whole(*self.I.shape[1:])))
+    def _solve_field(
+        self,
+        matches: Sequence[LabelMatch],
+        warm: LookField,
+        goal: Callable[[], StyleGoal],
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> Outcome:
+        edge = max(self.I.shape[1:])
+        objective = functools.cache(lambda edge_px: self.objective(edge_px, matches, goal))
+
+        def level(plan: LevelPlan) -> Level:
+            kind = PixelProblem if plan.pixels else GridProblem
+
+            def begin(state: State) -> Problem:
+                I, B = (_reduced(picture, plan.edge_px / edge) for picture in (self.I, warm.base))
+                return kind(objective(plan.edge_px), I, B, state)
+
+            return Level(plan.edge_px, plan.evaluations, begin)
+
+        levels = [level(plan) for plan in plan_levels(edge, self.params.max_evaluations)]
+        budget = self.params.time_budget_seconds
+        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device))
+        with torch.no_grad():
+            look = replace(warm.look, grid=solution.state.grid)
+            T = F = LookField(look, self.I).picture()
+            if solution.state.change is not None:
+                T = F + resized(solution.state.change, self.I.shape[1:])
+            look = look.with_change(objective(edge).picture(T) - F)
+            coefficients = LookField(look, self.I).coefficients()
+        return Outcome(
+            look,
+            coefficients,
+            solution.first,
+            solution.final,
+            solution.evaluations,
+            solution.full_size_evaluations,
+            solution.stopped_by,
+        )
+
+    def _solve_paper(
+        self,
+        matches: Sequence[LabelMatch],
+        warm: LookField,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> Outcome:
+        masks = self._masks(matches)
+        whole = all(
+            bool((M == 1).all()) for M in masks
+        )  # one region each: plain Gram matrices, not faded at the border
+        photos = PaperPhotos(self.I, self.S) if whole else PaperPhotos(self.I, self.S, *masks)
+        params = self.params
+        settings = PaperSettings(
+            PaperWeights(params.content_weight, params.style_weight, params.affine_weight),
+            params.max_evaluations,
+            smoothing=params.affine_weight > 0,
+            seed=params.seed,
+            time_budget_seconds=params.time_budget_seconds,
+        )
+        solution = solve_paper(self.trunk, photos, settings, on_progress, should_stop)
+        with torch.no_grad():
+            look = warm.look.with_change(solution.picture.clamp(0, 1) - warm.base)
+            coefficients = warm.shared(solution.coefficients)
+        return Outcome(
+            look,
+            coefficients,
+            solution.first,
+            solution.final,
+            solution.evaluations,
+            float(solution.evaluations),
+            solution.stopped_by,
+        )
 
     def match(self) -> tuple[LabelMatch, ...]:
         """Which label steers which."""
@@ -151,19 +239,18 @@ class Transfer:
         return score(O, self.I, goal, masks, names)
 
     def objective(
-        self, edge_px: int, matches: Sequence[LabelMatch], B: Tensor, full_goal: Callable[[], StyleGoal]
-    ) -> FieldObjective:
+        self, edge_px: int, matches: Sequence[LabelMatch], full_goal: Callable[[], StyleGoal]
+    ) -> PictureObjective:
         """The objective with both photos reduced so that the content's long edge is ``edge_px``.
 
         ``full_goal`` gives :meth:`goal`, and is asked only at full size.
         """
         factor = edge_px / max(self.I.shape[1:])
-        I, S, B = (_reduced(picture, factor) for picture in (self.I, self.S, B))
+        I, S = (_reduced(picture, factor) for picture in (self.I, self.S))
         goal = full_goal() if factor >= 1 else self._goal(I, S, matches)
-        palette = self._palette(matches, I.shape[1:])
         params = self.params
         weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
-        return FieldObjective(goal, I, B, palette, weights)
+        return PictureObjective(goal, I, self._palette(matches, I.shape[1:]), weights)
 
     def warm_field(self, matches: Sequence[LabelMatch]) -> LookField:
         """The look of the closed-form transfer alone, tied to the content photo."""
@@ -177,8 +264,16 @@ class Transfer:
             strengths.append(0.0 if match.kind == "kept" else self.params.label_strengths.get(match.content_label, 1.0))
         names = tuple(match.content_label for match in matches)
         indices = self._match_indices(matches).to(torch.uint8)
-        grid = identity_grid(self.I.device)
-        look = Look(grid, torch.stack(affines), torch.tensor(strengths, device=grid.device), indices, names)
+        device = self.I.device
+        look = Look(
+            grid=torch.zeros(GRID_SHAPE, device=device),
+            affines=torch.stack(affines),
+            strengths=torch.tensor(strengths, device=device),
+            indices=indices,
+            change=torch.zeros((3, 1, 1), dtype=torch.int8, device=device),
+            scale=0.0,
+            names=names,
+        )
         return LookField(look, self.I)
 
     def _palette(self, matches: Sequence[LabelMatch], size: tuple[int, ...]) -> Palette:
@@ -202,13 +297,17 @@ class Transfer:
             return self.I, self.content.mask(match.content_label)
         return self.S, self.style.mask(match.style_label)
 
-    def _goal(self, I: Tensor, S: Tensor, matches: Sequence[LabelMatch]) -> StyleGoal:
+    def _masks(self, matches: Sequence[LabelMatch]) -> tuple[Tensor, Tensor]:
+        """Hard masks of the labels that are compared: (L, H, W) of the content and (L, H', W') of their partners."""
         scored = _scored(matches)
         M_content = torch.stack([self.content.mask(match.content_label) for match in scored])
         M_style = torch.stack([self.style.mask(match.style_label) for match in scored])
+        return M_content, M_style
+
+    def _goal(self, I: Tensor, S: Tensor, matches: Sequence[LabelMatch]) -> StyleGoal:
         M_content, M_style = (
             functional.interpolate(M[None], size=picture.shape[1:], mode="area")[0]
-            for M, picture in ((M_content, I), (M_style, S))
+            for M, picture in zip(self._masks(matches), (I, S), strict=True)
         )
         return StyleGoal(self.trunk, FeatureLayers.of(self.trunk), I, S, M_content, M_style)
 
