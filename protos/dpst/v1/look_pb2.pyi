@@ -18,7 +18,9 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Look(google.protobuf.message.Message):
-    """A solved look: a small, resolution-free, locally affine colour field and the masks that steer it."""
+    """A solved look: a locally affine colour field, the regions that steer it, and what single pixels add to it. It renders
+    at any size.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -30,7 +32,7 @@ class Look(google.protobuf.message.Message):
     refused with FAILED_PRECONDITION.
     """
     data: builtins.bytes
-    """The look itself, as documented in docs/look.md; under 1 MB."""
+    """The look itself, as documented in docs/look.md; at most 1 MB."""
     sha256: builtins.str
     """Lower-case hexadecimal SHA-256 of `data`."""
     def __init__(

@@ -121,6 +121,7 @@ class Losses(google.protobuf.message.Message):
     AFFINE_FIELD_NUMBER: builtins.int
     SMOOTHNESS_FIELD_NUMBER: builtins.int
     GAMUT_FIELD_NUMBER: builtins.int
+    EDGES_FIELD_NUMBER: builtins.int
     total: builtins.float
     """Sum of the terms below; what is minimised."""
     content: builtins.float
@@ -130,9 +131,11 @@ class Losses(google.protobuf.message.Message):
     affine: builtins.float
     """Matting-Laplacian term."""
     smoothness: builtins.float
-    """Smoothness of the field."""
+    """Smoothness of the field; 0 while pixels are solved."""
     gamut: builtins.float
     """Penalty for values outside 0..1."""
+    edges: builtins.float
+    """Penalty for edges that moved; 0 = the same edges."""
     def __init__(
         self,
         *,
@@ -142,8 +145,9 @@ class Losses(google.protobuf.message.Message):
         affine: builtins.float = ...,
         smoothness: builtins.float = ...,
         gamut: builtins.float = ...,
+        edges: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine", b"affine", "content", b"content", "gamut", b"gamut", "smoothness", b"smoothness", "style", b"style", "total", b"total"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine", b"affine", "content", b"content", "edges", b"edges", "gamut", b"gamut", "smoothness", b"smoothness", "style", b"style", "total", b"total"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Losses: typing_extensions.TypeAlias = Losses
