@@ -20,7 +20,8 @@ from services.common.label_maps import LabelMap, check_matches_photo, single_reg
 from services.common.taxonomy import RELATED
 from services.stylizer.core.affine_render import render
 from services.stylizer.core.errors import LabelsUnmatched, LookError, ParameterError
-from services.stylizer.core.look import Look, LookField
+from services.stylizer.core.look import Look
+from services.stylizer.core.look_field import LookField
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.solve import Progress
 from services.stylizer.core.transfer import Regions, Transfer

@@ -10,7 +10,8 @@ from dpst.v1 import photo_style_pb2, segmentation_pb2, stylizer_pb2
 
 from gateway.cli import main
 from services.common.metrics import Metrics
-from services.stylizer.core.look import LOOK_VERSION, MAX_LOOK_BYTES
+from services.stylizer.core.look import MAX_LOOK_BYTES
+from services.stylizer.core.results import LOOK_VERSION
 from tests.architecture.settings_table import PROCESSES, table, written_table
 
 ROOT = Path(__file__).parents[2]

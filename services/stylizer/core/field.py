@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -19,7 +18,6 @@ from torch.nn import functional
 __all__ = [
     "GRID_SHAPE",
     "GridField",
-    "Window",
     "apply_coefficients",
     "gamut_penalty",
     "grid_smoothness",
@@ -34,44 +32,22 @@ GRID_SHAPE: Final = (12, 8, 12, 16)
 _LUMA: Final = (0.299, 0.587, 0.114)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Rows ``top .. top + rows`` of a picture of ``height`` x ``width`` pixels; the unit of tiled rendering."""
-
-    top: int
-    rows: int
-    height: int
-    width: int
-
-    @classmethod
-    def whole(cls, height: int, width: int) -> Window:
-        """The window that is the whole picture."""
-        return cls(0, height, height, width)
-
-    def coordinates(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions of the pixel centres, 0..1 over the whole picture: y (rows,) and x (width,)."""
-        y = (torch.arange(self.top, self.top + self.rows, dtype=torch.float64) + 0.5) / self.height
-        x = (torch.arange(self.width, dtype=torch.float64) + 0.5) / self.width
-        return y.to(like), x.to(like)
-
-
 def luma(I: Tensor) -> Tensor:
     """Luma of gamma-encoded RGB, ITU-R BT.601: (3, H, W) to (H, W)."""
     return I[0] * _LUMA[0] + I[1] * _LUMA[1] + I[2] * _LUMA[2]
 
 
-def trilinear_weights(I: Tensor, window: Window, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def trilinear_weights(I: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """The eight cells that each pixel reads, and with what weight.
 
     Args:
-        I: (3, rows, width) guide pixels of the window, RGB 0..1.
-        window: where they stand in the picture.
+        I: (3, H, W) guide, RGB 0..1.
         shape: (D, Gy, Gx) of the grid; its corner cells stand at the corners of the picture and at luma 0 and 1.
 
     Returns:
-        (P, 8) int64 indices into the flattened cells, and (P, 8) weights that sum to 1; P = rows · width.
+        (P, 8) int64 indices into the flattened cells, and (P, 8) weights that sum to 1; P = H · W.
     """
-    y, x = window.coordinates(I)
+    y, x = (_centres(size).to(I) for size in I.shape[1:])
     z = luma(I).clamp(0, 1)
     axes = (z, y[:, None].expand_as(z), x.expand_as(z))
     index = torch.zeros((z.numel(), 1), dtype=torch.int64, device=I.device)
@@ -86,18 +62,22 @@ def trilinear_weights(I: Tensor, window: Window, shape: tuple[int, int, int]) ->
     return index, weight
 
 
-def slice_grid(grid: Tensor, I: Tensor, window: Window) -> Tensor:
-    """Read the grid at every pixel of a window, once; :class:`GridField` is for doing it again and again.
+def _centres(pixels: int) -> Tensor:
+    """Positions of an axis's pixel centres, 0..1 over the whole picture: (pixels,) float64."""
+    return (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels
+
+
+def slice_grid(grid: Tensor, I: Tensor) -> Tensor:
+    """Read the grid at every pixel, once; :class:`GridField` is for doing it again and again.
 
     Args:
         grid: (12, D, Gy, Gx).
-        I: (3, rows, width) guide pixels of the window, RGB 0..1.
-        window: where they stand in the picture.
+        I: (3, H, W) guide, RGB 0..1.
 
     Returns:
-        (rows · width, 12) coefficients.
+        (H · W, 12) coefficients.
     """
-    index, weight = trilinear_weights(I, window, _cells(grid.shape))
+    index, weight = trilinear_weights(I, _cells(grid.shape))
     return functional.embedding_bag(index, grid.flatten(1).T.contiguous(), per_sample_weights=weight, mode="sum")
 
 
@@ -109,12 +89,11 @@ class GridField:
     Args:
         I: (3, H, W) guide, RGB 0..1.
         B: (3, H, W) what the affine maps are applied to.
-        window: where these pixels stand in the picture.
         shape: of the grid.
     """
 
-    def __init__(self, I: Tensor, B: Tensor, window: Window, shape: tuple[int, int, int, int] = GRID_SHAPE) -> None:
-        index, weight = trilinear_weights(I, window, _cells(shape))
+    def __init__(self, I: Tensor, B: Tensor, shape: tuple[int, int, int, int] = GRID_SHAPE) -> None:
+        index, weight = trilinear_weights(I, _cells(shape))
         pixels, cells = index.shape[0], shape[1] * shape[2] * shape[3]
         flat = index.flatten()
         order = torch.argsort(flat, stable=True)

@@ -7,7 +7,7 @@ pixels add to the field is the bulk of it: stored in 8 bits, finer near zero, an
 from __future__ import annotations
 
 import json
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,23 +19,25 @@ from safetensors.numpy import load, save
 from torch import Tensor
 from torch.nn import functional
 
-from services.stylizer.core.covariance import dot
+from services.stylizer.core.byte_planes import correlated, decorrelated, deflated, inflated
 from services.stylizer.core.errors import LookError
-from services.stylizer.core.field import GRID_SHAPE, Window, apply_coefficients, slice_grid
-from services.stylizer.core.guided_filter import guided_coefficients
-from services.stylizer.core.local_affine import applied, exact_affine
+from services.stylizer.core.field import GRID_SHAPE
+from services.stylizer.core.params import RANGES
 from services.stylizer.core.results import LOOK_VERSION
-from services.stylizer.core.variables import resized
 
-__all__ = ["MAX_LOOK_BYTES", "Look", "LookField", "expanded", "label_masks"]
+__all__ = ["MAX_LOOK_BYTES", "Look", "expanded"]
 
 MAX_LOOK_BYTES: Final = 1_000_000
 """Largest serialised look that is accepted, and the most that one made here takes."""
 
 _MAX_LABELS: Final = 256
-_MAX_EDGE: Final = 4096
-_FEATHER_RADIUS: Final = 8
-"""Half window in pixels of the label map at which masks are feathered along the photo's edges."""
+_MAX_EDGE: Final = int(RANGES["solve_edge_px"][1])
+_MAX_SCALE: Final = 1.0
+"""A change leads from one picture within 0..1 to another."""
+
+_LEAST_EDGE: Final = 3
+_LEAST_CHANGE_BYTES: Final = 100_000
+"""Room that a look must have for its change besides everything else."""
 
 _LEVELS: Final = 127
 """Levels of a stored change on either side of zero."""
@@ -43,14 +45,14 @@ _LEVELS: Final = 127
 
 @dataclass(frozen=True)
 class Look:
-    """A solved look.
+    """A solved look, format of docs/look.md.
 
     Attributes:
         grid: (12, D, Gy, Gx) float32, the bilateral-grid field.
         affines: (L, 3, 4) float32, each label's warm start ``[A | b]`` on RGB 0..1.
         strengths: (L,) float32, share of the look applied in each label's region, 0..1.
         indices: (h, w) uint8, the label at each pixel of a small copy of the photo, 0..L-1.
-        change: (3, h', w') int8, what the picture differs by from the field's; see :func:`expanded`.
+        change: (3, h', w') int8, what the picture differs by from the field's within 0..1; see :func:`expanded`.
         scale: the change that the largest level stands for.
         names: the L label names.
     """
@@ -77,8 +79,8 @@ class Look:
                 "grid": self.grid.cpu().numpy(),
                 "affines": self.affines.cpu().numpy(),
                 "strengths": self.strengths.cpu().numpy(),
-                "indices": _packed(self.indices.cpu().numpy()),
-                "change": _packed(_decorrelated(self.change.cpu().numpy())),
+                "indices": deflated(self.indices.cpu().numpy()),
+                "change": deflated(decorrelated(self.change.cpu().numpy().view(np.uint8))),
                 "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
             }
         )
@@ -90,18 +92,11 @@ class Look:
         Raises:
             LookError: not a look, of another version, or with values that no look has.
         """
-        if len(data) > MAX_LOOK_BYTES:
-            raise LookError("look.data", f"{len(data)} bytes", f"must have at most {MAX_LOOK_BYTES} bytes")
-        try:
-            arrays = load(data)
-            meta: Any = json.loads(arrays["meta"].tobytes())
-            version, names = int(meta["version"]), tuple(str(name) for name in meta["names"])
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise LookError("look.data", "bytes that are not a look", "must be a look made by this service") from error
-        if version != LOOK_VERSION:
-            raise LookError("look.version", version, f"must be {LOOK_VERSION}")
+        arrays, meta = _opened(data)
+        names = meta["names"]
         count = len(names)
-        for name, shape in {"affines": (count, 3, 4), "strengths": (count,), "grid": None}.items():
+        shapes: Mapping[str, tuple[int, ...] | None] = {"affines": (count, 3, 4), "strengths": (count,), "grid": None}
+        for name, shape in shapes.items():
             array = arrays.get(name)
             fine = (
                 array is not None
@@ -114,30 +109,44 @@ class Look:
                     f"look.data.{name}", "a value that no look has", f"must have shape {shape or 'of a look'}"
                 )
         grid = arrays["grid"]
-        if not (0 < count <= _MAX_LABELS and grid.ndim == 4 and grid.shape[0] == GRID_SHAPE[0] and min(grid.shape) > 1):
+        if not (grid.ndim == 4 and grid.shape[0] == GRID_SHAPE[0] and min(grid.shape) > 1):
             raise LookError("look.data.grid", grid.shape, "must be (12, D, Gy, Gx)")
         indices = _unpacked(arrays, meta, "indices", 2)
-        if min(indices.shape) < 3 or int(indices.max()) >= count:
+        if min(indices.shape) < _LEAST_EDGE or int(indices.max()) >= count:
             raise LookError("look.data.indices", indices.shape, f"must be (h, w) with values below {count}")
         change = _unpacked(arrays, meta, "change", 3)
         if change.shape[0] != 3:
             raise LookError("look.data.change", change.shape, "must be (3, h, w)")
         scale = meta.get("scale")
-        if not (isinstance(scale, float) and 0 <= scale <= 10):
-            raise LookError("look.data.scale", scale, "must be a number between 0 and 10")
+        if not (isinstance(scale, float) and 0 <= scale <= _MAX_SCALE):
+            raise LookError("look.data.scale", scale, f"must be a number between 0 and {_MAX_SCALE:g}")
         if not bool(((arrays["strengths"] >= 0) & (arrays["strengths"] <= 1)).all()):
             raise LookError("look.data.strengths", arrays["strengths"].tolist(), "must be between 0 and 1")
         tensors = {name: torch.from_numpy(arrays[name].copy()) for name in ("grid", "affines", "strengths")}
-        restored = torch.from_numpy(_correlated(change))
-        return cls(**tensors, indices=torch.from_numpy(indices), change=restored, scale=scale, names=names)
+        restored = torch.from_numpy(correlated(change).view(np.int8))
+        return cls(**tensors, indices=torch.from_numpy(indices), change=restored, scale=scale, names=tuple(names))
 
     def to(self, device: torch.device) -> Look:
         """The same look on another device."""
         names = ("grid", "affines", "strengths", "indices", "change")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
+    def check_room(self) -> None:
+        """See that there is room for a change.
+
+        Raises:
+            LookError: the label map alone takes nearly all bytes of a look.
+        """
+        size, limit = len(self.to_bytes()), MAX_LOOK_BYTES - _LEAST_CHANGE_BYTES
+        if size > limit:
+            raise LookError("content_labels", f"a label map whose look has {size} bytes", f"must have at most {limit}")
+
     def with_change(self, change: Tensor) -> Look:
-        """The look with what pixels add, (3, h, w) float, at the finest size that keeps it within its bytes."""
+        """The look with what pixels add, (3, h, w) float, at the finest size that keeps it within its bytes.
+
+        Raises:
+            LookError: everything else in the look is too large already, see :meth:`check_room`.
+        """
         while True:
             scale = float(change.abs().max())
             levels = (change.sign() * (change.abs() / max(scale, 1e-12)).sqrt() * _LEVELS).round().to(torch.int8)
@@ -145,8 +154,10 @@ class Look:
             excess = len(look.to_bytes()) / MAX_LOOK_BYTES
             if excess <= 1:
                 return look
+            if max(change.shape[1:]) <= _LEAST_EDGE:
+                self.check_room()
             shrink = 0.98 / excess**0.5
-            size = [max(round(edge * shrink), 3) for edge in change.shape[1:]]
+            size = [max(round(edge * shrink), _LEAST_EDGE) for edge in change.shape[1:]]
             change = functional.interpolate(change[None], size=size, mode="area")[0]
 
 
@@ -156,25 +167,30 @@ def expanded(look: Look) -> Tensor:
     return levels.sign() * levels.square() * look.scale
 
 
-def _decorrelated(change: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Red and blue as differences from green, modulo 256: they move together."""
-    red, green, blue = change.view(np.uint8)
-    return np.stack([red - green, green, blue - green])
+def _opened(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays and the meta of a look of this version; ``names`` are checked."""
+    if len(data) > MAX_LOOK_BYTES:
+        raise LookError("look.data", f"{len(data)} bytes", f"must have at most {MAX_LOOK_BYTES} bytes")
+    try:
+        arrays = load(data)
+        meta: Any = json.loads(arrays["meta"].tobytes())
+        version, names = meta["version"], meta["names"]
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise LookError("look.data", "bytes that are not a look", "must be a look made by this service") from error
+    if version != LOOK_VERSION:
+        raise LookError("look.version", version, f"must be {LOOK_VERSION}")
+    if not (isinstance(names, list) and 0 < len(names) <= _MAX_LABELS and all(_is_name(name) for name in names)):
+        raise LookError("look.data.names", "a value that no look has", f"must be 1 to {_MAX_LABELS} texts")
+    return arrays, meta
 
 
-def _correlated(change: NDArray[np.uint8]) -> NDArray[np.int8]:
-    red, green, blue = change
-    return np.stack([red + green, green, blue + green]).view(np.int8)
+def _is_name(name: Any) -> bool:
+    """A text that a message can carry: JSON may hold halves of surrogate pairs."""
+    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _packed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Differences along rows, modulo 256, deflated."""
-    return np.frombuffer(zlib.compress(np.diff(array, axis=-1, prepend=np.uint8(0)).tobytes(), 6), np.uint8)
-
-
-def _unpacked(arrays: dict[str, NDArray[Any]], meta: Any, name: str, dimensions: int) -> NDArray[np.uint8]:
-    field = f"look.data.{name}"
-    shape = meta.get(name)
+def _unpacked(arrays: dict[str, NDArray[Any]], meta: dict[str, Any], name: str, dimensions: int) -> NDArray[np.uint8]:
+    field, shape = f"look.data.{name}", meta.get(name)
     if not (
         isinstance(shape, list)
         and len(shape) == dimensions
@@ -182,77 +198,7 @@ def _unpacked(arrays: dict[str, NDArray[Any]], meta: Any, name: str, dimensions:
         and name in arrays
     ):
         raise LookError(field, shape, f"must be {dimensions} sizes of at most {_MAX_EDGE}")
-    size = int(np.prod(shape))
-    inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(arrays[name].tobytes(), size + 1)
-    except zlib.error as error:
-        raise LookError(field, "bytes that do not inflate", "must be deflated") from error
-    if len(data) != size:
-        raise LookError(field, f"{len(data)} bytes", f"must inflate to {size} bytes")
-    return np.cumsum(np.frombuffer(data, np.uint8).reshape(shape), axis=-1, dtype=np.uint8)
-
-
-def label_masks(indices: Tensor, count: int) -> Tensor:
-    """Hard masks of a label map: (h, w) integers to (count, h, w) float32 of 0 and 1."""
-    labels = torch.arange(count, device=indices.device, dtype=indices.dtype)
-    return (indices[None] == labels[:, None, None]).float()
-
-
-class LookField:
-    """A look tied to one photo: soft masks and local affine maps follow that photo's edges.
-
-    Args:
-        look: the look.
-        I: (3, h, w) the photo at the size of ``look.indices``, RGB 0..1.
-    """
-
-    def __init__(self, look: Look, I: Tensor) -> None:
-        self.look, self._I = look, I
-        self._masks = self._soft_masks()
-        self._affines = torch.einsum("lhw,lij->ijhw", self._masks, look.affines)
-        self.base = applied(self._affines, I)
-
-    def picture(self) -> Tensor:
-        """The field's own picture, without what pixels add: (3, h, w), not clipped."""
-        return apply_coefficients(self.base, self._grid_coefficients())
-
-    def restyled(self, strength: float = 1.0) -> Tensor:
-        """The look on the small photo: (3, h, w), RGB 0..1."""
-        share = strength * self._share()
-        return self._I + share * (self._full_strength() - self._I)
-
-    def coefficients(self) -> Tensor:
-        """The look as local affine maps, label strengths applied: (3, 4, h, w) float32 with ``O = A·I + b``.
-
-        Where the photo is flat, A is the field's own matrix: the grid's times the label's. Elsewhere it is fitted to
-        photo and result, so that maps interpolated across an edge follow the edge (:func:`exact_affine`).
-        """
-        grid = self._grid_coefficients().T.reshape(3, 4, *self._I.shape[1:])
-        own = self._affines[:, :3]
-        prior = own + torch.einsum("ikhw,kjhw->ijhw", grid[:, :3], own)
-        return self.shared(exact_affine(self._full_strength(), self._I, prior).float())
-
-    def shared(self, maps: Tensor) -> Tensor:
-        """Maps (3, 4, h, w) as far as the labels' strengths let them: the same shape."""
-        identity = torch.eye(3, 4, device=maps.device)[:, :, None, None]
-        return identity + self._share() * (maps - identity)
-
-    def _full_strength(self) -> Tensor:
-        return (self.picture() + resized(expanded(self.look), self._I.shape[1:])).clamp(0, 1)
-
-    def _grid_coefficients(self) -> Tensor:
-        return slice_grid(self.look.grid, self._I, Window.whole(self._I.shape[1], self._I.shape[2]))
-
-    def _share(self) -> Tensor:
-        return torch.einsum("lhw,l->hw", self._masks, self.look.strengths)
-
-    def _soft_masks(self) -> Tensor:
-        """Masks feathered along the photo's edges: (L, h, w), summing to 1."""
-        hard = label_masks(self.look.indices, len(self.look.names))
-        if len(hard) == 1:
-            return hard
-        radius = min(_FEATHER_RADIUS, (min(self._I.shape[1:]) - 1) // 2)
-        coefficients = guided_coefficients(self._I, hard, radius)
-        masks = (dot(coefficients[:, :3], self._I) + coefficients[:, 3]).clamp(0, 1)
-        return masks / masks.sum(dim=0, keepdim=True).clamp_min(1e-6)
+        return inflated(arrays[name], shape)
+    except ValueError as error:
+        raise LookError(field, f"{arrays[name].nbytes} bytes", str(error)) from error

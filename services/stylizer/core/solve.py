@@ -83,7 +83,7 @@ class Solution:
         first: losses at the warm start, at the coarsest level.
         final: losses at ``state``, at the finest level that was reached.
         evaluations: network evaluations used.
-        full_size_evaluations: the same in pixels: an evaluation at half the long edge counts a quarter.
+        full_size_evaluations: the same in pixels: an evaluation at half the full long edge counts a quarter.
         stopped_by: ``plateau``, ``max_evaluations`` or ``time_budget``.
     """
 
@@ -122,6 +122,7 @@ def solve(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     start: State,
+    full_edge_px: int,
 ) -> Solution:
     """Minimise the objective, level by level.
 
@@ -131,6 +132,7 @@ def solve(
         on_progress: called after each evaluation.
         should_stop: polled before each evaluation.
         start: the first point.
+        full_edge_px: long edge at which an evaluation counts as one of full size.
 
     Raises:
         SolveCancelled: ``should_stop`` said so.
@@ -141,8 +143,8 @@ def solve(
         run.descend(level)
         if run.stopped_by == "time_budget":
             break
-    full = max(level.edge_px for level in levels) ** 2
-    return Solution(run.state, run.first, run.best, run.evaluations, run.spent / full, run.stopped_by)
+    full_size = run.spent / full_edge_px**2
+    return Solution(run.state, run.first, run.best, run.evaluations, full_size, run.stopped_by)
 
 
 class _Run:
@@ -161,7 +163,7 @@ class _Run:
     ) -> None:
         self._budget, self._on_progress, self._should_stop = time_budget_seconds, on_progress, should_stop
         self._work = sum(level.evaluations * level.edge_px**2 for level in levels)
-        self._done = 0
+        self._done = 0  # of the planned work; what a level leaves over is done too
         self._began = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
 
@@ -193,7 +195,7 @@ class _Run:
             self.spent += level.edge_px**2
             self._done += level.edge_px**2
             elapsed = time.monotonic() - self._began
-            left = elapsed * (self._work - self._done) / self._done
+            left = elapsed * (self._work - self._done) / self.spent
             if self._budget:
                 left = min(left, max(self._budget - elapsed, 0.0))
             self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: problem.picture(point)))
@@ -220,7 +222,7 @@ class _Run:
     def _check_limits(self, level: Level, bests: Sequence[float]) -> None:
         if self._budget and self.evaluations:
             elapsed = time.monotonic() - self._began
-            next_one = elapsed * level.edge_px**2 / self._done
+            next_one = elapsed * level.edge_px**2 / self.spent
             if elapsed + next_one > self._budget:
                 raise _Stop("time_budget")
         if len(bests) >= level.evaluations:

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from services.stylizer.core.field import GRID_SHAPE
 from services.stylizer.core.local_affine import applied
-from services.stylizer.core.look import Look, LookField
+from services.stylizer.core.look import Look
+from services.stylizer.core.look_field import LookField
 from services.stylizer.core.matching import LabelMatch, match_labels
 from services.stylizer.core.objective import FeatureLayers, PictureObjective, StyleGoal, Weights
 from services.stylizer.core.palette import Palette
@@ -172,13 +173,14 @@ class Transfer:
 
         levels = [level(plan) for plan in plan_levels(edge, self.params.max_evaluations)]
         budget = self.params.time_budget_seconds
-        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device))
+        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device), edge)
         with torch.no_grad():
             look = replace(warm.look, grid=solution.state.grid)
-            T = F = LookField(look, self.I).picture()
+            field = LookField(look, self.I)
+            T = field.picture()
             if solution.state.change is not None:
-                T = F + resized(solution.state.change, self.I.shape[1:])
-            look = look.with_change(objective(edge).picture(T) - F)
+                T = T + resized(solution.state.change, self.I.shape[1:])
+            look = field.holding(objective(edge).picture(T))
             coefficients = LookField(look, self.I).coefficients()
         return Outcome(
             look,
@@ -212,7 +214,7 @@ class Transfer:
         )
         solution = solve_paper(self.trunk, photos, settings, on_progress, should_stop)
         with torch.no_grad():
-            look = warm.look.with_change(solution.picture.clamp(0, 1) - warm.base)
+            look = warm.holding(solution.picture)
             coefficients = warm.shared(solution.coefficients)
         return Outcome(
             look,
@@ -274,6 +276,7 @@ class Transfer:
             scale=0.0,
             names=names,
         )
+        look.check_room()
         return LookField(look, self.I)
 
     def _palette(self, matches: Sequence[LabelMatch], size: tuple[int, ...]) -> Palette:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.stylizer.core.field import GRID_SHAPE, GridField, Window, grid_smoothness
+from services.stylizer.core.field import GRID_SHAPE, GridField, grid_smoothness
 from services.stylizer.core.objective import PictureObjective
 from services.stylizer.core.results import Losses
 
@@ -69,7 +69,7 @@ class GridProblem:
 
     def __init__(self, objective: PictureObjective, I: Tensor, B: Tensor, state: State) -> None:
         self.start, self._objective = state.grid, objective
-        self._field = GridField(I, B, Window.whole(I.shape[1], I.shape[2]))
+        self._field = GridField(I, B)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Losses]:
         """See :class:`Problem`."""
@@ -99,7 +99,7 @@ class PixelProblem:
     def __init__(self, objective: PictureObjective, I: Tensor, B: Tensor, state: State) -> None:
         self._objective, self._grid = objective, state.grid
         with torch.no_grad():
-            self._field = GridField(I, B, Window.whole(I.shape[1], I.shape[2]))(state.grid)
+            self._field = GridField(I, B)(state.grid)
             self.start = self._field if state.change is None else self._field + resized(state.change, I.shape[1:])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Losses]:
