@@ -29,22 +29,27 @@ __all__ = ["FeatureLayers", "PictureObjective", "StyleGoal", "Weights"]
 
 _GAMUT_WEIGHT: Final = 10.0
 _PALETTE_WEIGHT: Final = 10.0
-_EDGES_WEIGHT: Final = 0.08
+_EDGES_WEIGHT: Final = 0.1
 _PAPER = {"content": 5.0, "style": 100.0, "affine": 1e4}
-_STYLE_SHARE: Final = 0.8
+_STYLE_SHARE: Final = 0.5
 _CONTENT_SHARE: Final = 0.035
-_AFFINE_SHARE: Final = 240.0
-"""What the paper's weights make of a root of relative style distance of 1, of a relative content distance of 1 and of
-an energy of 1 per pixel. So the balance does not depend on the scale of a trunk's features (docs/adr/0005), and what
-style the published pictures do not reach is spent on being a photograph (docs/adr/0006)."""
+_AFFINE_SHARE: Final = 4.4
+"""What the paper's weights make of the root of a style distance that is the warm start's, of a relative content
+distance of 1 and of the root of an energy of 1 per pixel. So the balance depends neither on the scale of a trunk's
+features (docs/adr/0005) nor on how far apart the photos are, and what style the published pictures do not reach is
+spent on being a photograph (docs/adr/0006)."""
 
 _MU: Final = 3.0
 _STEPS: Final = 8
 """Of the proximal step: eight applications of M are within 3 % of the exact inverse at μ = 3."""
 
 _EDGE_FLOOR: Final = 1e-10
-_ROOT_FLOOR: Final = 1e-4
-"""Relative style distance below which less hardly counts; keeps the root's slope finite."""
+_STYLE_FLOOR: Final = 1e-4
+_ENERGY_FLOOR: Final = 1e-6
+"""Relative style distance and energy per pixel below which less hardly counts; they keep the roots' slopes finite."""
+
+_LEAST_REFERENCE: Final = 0.02
+"""Relative style distance of a warm start below which it is as good as the style."""
 
 _LEAST_DISTANCE: Final = 1e-6
 """Share of the style's own Gram norm below which two photos count as equal in style."""
@@ -150,16 +155,18 @@ class PictureObjective:
         I: (3, H, W) content photo, RGB 0..1; guide of the Laplacian.
         palette: colours of the style.
         weights: of the terms.
+        reference: relative style distance of the warm start.
 
     Departures from the paper, each measured in docs/experiments.md: the picture is clipped before it is compared, since
     colours outside 0..1 reach style that no photograph can show (the gradient outside comes from the gamut penalty);
-    style enters by its root, so that pairs whose style is nearly reached keep their balance; a term for edges.
-    Each term is relative to a scale of its own, see :data:`_AFFINE_SHARE`. The matting term is an energy per pixel, so
-    that λ means the same at every size; the published code sums over its 700 px pictures.
+    style and matting energy enter by their roots, so that pairs that are near their goal already keep their balance;
+    a term for edges. Each term is relative to a scale of its own, see :data:`_AFFINE_SHARE`. The matting term is an
+    energy per pixel, so that λ means the same at every size; the published code sums over its 700 px pictures.
     """
 
-    def __init__(self, goal: StyleGoal, I: Tensor, palette: Palette, weights: Weights) -> None:
+    def __init__(self, goal: StyleGoal, I: Tensor, palette: Palette, weights: Weights, reference: float) -> None:
         self.goal, self._palette, self._weights = goal, palette, weights
+        self._reference = max(reference, _LEAST_REFERENCE)
         self._pixels = I.shape[1] * I.shape[2]
         self._laplacian = MattingLaplacian(I)
         self._edges = EdgeReference(I, _EDGE_FLOOR)
@@ -178,11 +185,12 @@ class PictureObjective:
         free = smoothed(T, self._laplacian, _MU, _STEPS)
         O = free.clamp(0, 1)
         features = self.goal.trunk(O[None], self.goal.layers.all)
-        root = (self.goal.relative_style(features) + _ROOT_FLOOR).sqrt()
-        style = self._weights.style / _PAPER["style"] * _STYLE_SHARE * root
+        distance = (self.goal.relative_style(features) + _STYLE_FLOOR) / self._reference
+        style = self._weights.style / _PAPER["style"] * _STYLE_SHARE * distance.sqrt()
         content = self._weights.content / _PAPER["content"] * _CONTENT_SHARE * self.goal.relative_content(features)
         per_pixel = matting_energy(O, self._laplacian) / self._pixels
-        affine = (self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * per_pixel).to(style.dtype)
+        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * (per_pixel + _ENERGY_FLOOR).sqrt()
+        affine = affine.to(style.dtype)
         edges = _EDGES_WEIGHT * (1 - self._edges.similarity(O))
         gamut = _GAMUT_WEIGHT * gamut_penalty(free) + _PALETTE_WEIGHT * self._palette.penalty(O)
         own = style.new_zeros(()) if smoothness is None else smoothness

@@ -160,7 +160,10 @@ class Transfer:
         should_stop: Callable[[], bool],
     ) -> Outcome:
         edge = max(self.I.shape[1:])
-        objective = functools.cache(lambda edge_px: self.objective(edge_px, matches, goal))
+        plans = plan_levels(edge, self.params.max_evaluations)
+        goals = functools.cache(lambda edge_px: goal() if edge_px == edge else self.goal(matches, edge_px))
+        reference = self._reference(goals(plans[0].edge_px), _reduced(warm.base, plans[0].edge_px / edge))
+        objective = functools.cache(lambda edge_px: self.objective(edge_px, matches, goals(edge_px), reference))
 
         def level(plan: LevelPlan) -> Level:
             kind = PixelProblem if plan.pixels else GridProblem
@@ -171,7 +174,7 @@ class Transfer:
 
             return Level(plan.edge_px, plan.evaluations, begin)
 
-        levels = [level(plan) for plan in plan_levels(edge, self.params.max_evaluations)]
+        levels = [level(plan) for plan in plans]
         budget = self.params.time_budget_seconds
         solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device), edge)
         with torch.no_grad():
@@ -230,9 +233,10 @@ class Transfer:
         """Which label steers which."""
         return match_labels(self.content.shares(), self.style.shares(), self.params.label_policy, self.related)
 
-    def goal(self, matches: Sequence[LabelMatch]) -> StyleGoal:
-        """What features are compared with at full solve size."""
-        return self._goal(self.I, self.S, matches)
+    def goal(self, matches: Sequence[LabelMatch], edge_px: int | None = None) -> StyleGoal:
+        """What features are compared with, at full solve size or where the content's long edge is ``edge_px``."""
+        factor = 1.0 if edge_px is None else edge_px / max(self.I.shape[1:])
+        return self._goal(_reduced(self.I, factor), _reduced(self.S, factor), matches)
 
     def score(self, O: Tensor, matches: Sequence[LabelMatch], goal: StyleGoal) -> Quality:
         """Quality numbers of a picture (3, H, W) of the content proxy's size."""
@@ -241,18 +245,21 @@ class Transfer:
         return score(O, self.I, goal, masks, names)
 
     def objective(
-        self, edge_px: int, matches: Sequence[LabelMatch], full_goal: Callable[[], StyleGoal]
+        self, edge_px: int, matches: Sequence[LabelMatch], goal: StyleGoal, reference: float
     ) -> PictureObjective:
-        """The objective with both photos reduced so that the content's long edge is ``edge_px``.
+        """The objective at a size of the content photo, for that size's goal.
 
-        ``full_goal`` gives :meth:`goal`, and is asked only at full size.
+        ``reference`` is the warm start's relative style distance.
         """
-        factor = edge_px / max(self.I.shape[1:])
-        I, S = (_reduced(picture, factor) for picture in (self.I, self.S))
-        goal = full_goal() if factor >= 1 else self._goal(I, S, matches)
+        I = _reduced(self.I, edge_px / max(self.I.shape[1:]))
         params = self.params
         weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
-        return PictureObjective(goal, I, self._palette(matches, I.shape[1:]), weights)
+        return PictureObjective(goal, I, self._palette(matches, I.shape[1:]), weights, reference)
+
+    def _reference(self, goal: StyleGoal, B: Tensor) -> float:
+        with torch.no_grad():
+            features = goal.trunk(B.clamp(0, 1)[None], goal.layers.style)
+            return float(goal.relative_style(features))
 
     def warm_field(self, matches: Sequence[LabelMatch]) -> LookField:
         """The look of the closed-form transfer alone, tied to the content photo."""
