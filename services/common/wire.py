@@ -99,7 +99,7 @@ def output_format(options: image_pb2.OutputOptions, field: str) -> OutputFormat:
     if bit_depth not in (None, 8, 16):
         raise InvalidArgument(f"{field}.bit_depth", bit_depth, "8 or 16")
     if bit_depth == 16 and kind not in (None, "png", "tiff"):
-        raise InvalidArgument(f"{field}.bit_depth", 16, f"{kind} holds 8 bits a channel; png and tiff hold 16")
+        raise InvalidArgument(f"{field}.bit_depth", 16, f"{kind} holds no 16 bits a channel; png and tiff do")
     return OutputFormat(
         format=kind,
         quality=quality,

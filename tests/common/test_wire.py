@@ -88,7 +88,7 @@ def test_output_defaults_and_values() -> None:
         ({"quality": 101}, r"output\.quality: got 101"),
         ({"bit_depth": 10}, r"output\.bit_depth: got 10, 8 or 16"),
         ({"bit_depth": 0}, r"output\.bit_depth: got 0"),
-        ({"bit_depth": 16, "format": image_pb2.IMAGE_FORMAT_JPEG}, r"output\.bit_depth: got 16, jpeg holds 8"),
+        ({"bit_depth": 16, "format": image_pb2.IMAGE_FORMAT_JPEG}, r"output\.bit_depth: got 16, jpeg holds no 16 bits"),
         ({"format": 77}, r"output\.format: got 77"),
         ({"profile": 9}, r"output\.profile: got 9"),
     ],

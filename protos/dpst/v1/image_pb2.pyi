@@ -34,7 +34,7 @@ class _ImageFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     IMAGE_FORMAT_WEBP: _ImageFormat.ValueType  # 4
     """WebP, 8 bits a channel."""
     IMAGE_FORMAT_AVIF: _ImageFormat.ValueType  # 5
-    """AVIF in a HEIF container, 8 bits a channel."""
+    """AVIF in a HEIF container, 8 bits a channel; 10 or 12 if the content photo is AVIF of that depth."""
 
 class ImageFormat(_ImageFormat, metaclass=_ImageFormatEnumTypeWrapper):
     """File format of an encoded picture."""
@@ -50,7 +50,7 @@ IMAGE_FORMAT_TIFF: ImageFormat.ValueType  # 3
 IMAGE_FORMAT_WEBP: ImageFormat.ValueType  # 4
 """WebP, 8 bits a channel."""
 IMAGE_FORMAT_AVIF: ImageFormat.ValueType  # 5
-"""AVIF in a HEIF container, 8 bits a channel."""
+"""AVIF in a HEIF container, 8 bits a channel; 10 or 12 if the content photo is AVIF of that depth."""
 Global___ImageFormat: typing_extensions.TypeAlias = ImageFormat
 
 class _EmbeddedDataPolicy:
@@ -87,7 +87,7 @@ class Image(google.protobuf.message.Message):
     REF_FIELD_NUMBER: builtins.int
     URI_FIELD_NUMBER: builtins.int
     data: builtins.bytes
-    """The encoded file: JPEG, PNG, TIFF, WebP, AVIF or HEIF."""
+    """The encoded file: JPEG, PNG, TIFF, WebP or AVIF; one still picture."""
     ref: builtins.str
     """Lower-case hexadecimal SHA-256 of a file uploaded earlier."""
     uri: builtins.str
@@ -173,7 +173,7 @@ class ImageInfo(google.protobuf.message.Message):
     height_px: builtins.int
     """Height in pixels, orientation applied."""
     bit_depth: builtins.int
-    """Bits a channel, 8 or 16."""
+    """Bits a channel: 8, 16, or 10 or 12 of AVIF."""
     has_alpha: builtins.bool
     """True if there is an alpha channel."""
     has_profile: builtins.bool

@@ -31,7 +31,6 @@ _SAVE: dict[str, tuple[str, dict[str, Any]]] = {
     "avif": ("heifsave_buffer", {"compression": "av1", "effort": 0}),
 }
 _LOSSY = ("jpeg", "webp", "avif")
-_MOST_BITS = {"jpeg": "8 bits a channel", "webp": "8 bits a channel", "avif": "12 bits a channel at most"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def output_bit_depth(photo: Photo, output: OutputFormat) -> int:
     """
     kind = output.format or photo.info.format
     if kind not in FORMATS_OF_16_BITS and output.bit_depth == 16:
-        raise InvalidArgument("output.bit_depth", 16, f"{kind} holds {_MOST_BITS[kind]}; png and tiff hold 16")
+        raise InvalidArgument("output.bit_depth", 16, f"{kind} holds no 16 bits a channel; png and tiff do")
     if output.bit_depth is not None:
         return output.bit_depth
     deep = photo.info.bit_depth > 8 and (kind in FORMATS_OF_16_BITS or kind == photo.info.format)

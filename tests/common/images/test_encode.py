@@ -97,7 +97,7 @@ def test_output_bit_depth() -> None:
     assert output_bit_depth(sixteen, OutputFormat()) == 16
     assert output_bit_depth(sixteen, OutputFormat(format="jpeg")) == 8
     assert output_bit_depth(jpeg, OutputFormat(format="tiff", bit_depth=16)) == 16
-    with pytest.raises(InvalidArgument, match="jpeg holds 8 bits"):
+    with pytest.raises(InvalidArgument, match="jpeg holds no 16 bits"):
         output_bit_depth(jpeg, OutputFormat(bit_depth=16))
 
 

@@ -7,7 +7,7 @@ import struct
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -42,6 +42,7 @@ def damaged(good: bytes) -> st.SearchStrategy[bytes]:
     return st.builds(apply, st.integers(0, len(good)), st.lists(change, max_size=12))
 
 
+@settings(deadline=None)
 @given(damaged(BLOCK))
 def test_damaged_blocks(block: bytes) -> None:
     resolution_of(block)
@@ -53,12 +54,14 @@ def test_damaged_blocks(block: bytes) -> None:
         assert len(block_of(tags_of(result))) < 2 * len(block) + 200
 
 
+@settings(deadline=None)
 @given(damaged(TIFF))
 def test_damaged_tiff_files(data: bytes) -> None:
     with contextlib.suppress(InvalidArgument):
         opened(data).pixels()
 
 
+@settings(deadline=None)
 @given(damaged(AVIF))
 def test_damaged_boxes(data: bytes) -> None:
     assert len(list(boxes(data, 0, len(data)))) <= len(data)
@@ -68,6 +71,7 @@ def test_damaged_boxes(data: bytes) -> None:
         item_types(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_strange_iptc_and_xmp(data: bytes) -> None:
     iptc_for("jpeg", b"Photoshop 3.0\0" + data)
