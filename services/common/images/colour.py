@@ -17,6 +17,7 @@ __all__ = ["PROFILE", "attached", "can_read", "can_write", "convert", "is_srgb",
 PROFILE = "icc-profile-data"
 _HEADER_BYTES = 128
 _INTENT = {"intent": "relative", "black_point_compensation": True}
+_MOST_BYTES = 16 << 20  # real profiles have 6 MB at most; four of them are remembered below
 _SAME_LEVELS = 2  # of 255; versions of sRGB's profile differ by this much
 
 
@@ -27,8 +28,8 @@ def srgb_profile() -> bytes:
 
 
 def profile_space(profile: bytes) -> str | None:
-    """Colour space of a profile's device side ("RGB", "CMYK", "GRAY", "Lab"), None if its header is damaged."""
-    if len(profile) < _HEADER_BYTES or profile[36:40] != b"acsp":
+    """Colour space of a profile's device side ("RGB", "CMYK", "GRAY", "Lab"), None if it is damaged or huge."""
+    if not _HEADER_BYTES <= len(profile) <= _MOST_BYTES or profile[36:40] != b"acsp":
         return None
     return profile[16:20].decode("ascii", "replace").strip()
 
@@ -53,9 +54,12 @@ def convert(image: pyvips.Image, source: bytes | str, target: bytes, bit_depth: 
     return attached(connected, target).icc_export(depth=bit_depth, **_INTENT)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def can_read(profile: bytes, space: str) -> bool:
-    """Whether the profile belongs to the space ("RGB", "CMYK", "GRAY") and pixels can be converted from it."""
+    """Whether the profile belongs to the space ("RGB", "CMYK", "GRAY") and pixels can be converted from it.
+
+    Photos of one camera have the same profile, so that the last answers are remembered.
+    """
     if profile_space(profile) != space:
         return False
     interpretation, bands = {"RGB": ("srgb", 3), "CMYK": ("cmyk", 4), "GRAY": ("b-w", 1)}[space]
@@ -67,7 +71,7 @@ def can_read(profile: bytes, space: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def can_write(profile: bytes) -> bool:
     """Whether pixels can be converted to an RGB profile; profiles of scanners and cameras work one way only."""
     pixel = pyvips.Image.black(1, 1, bands=3).copy(interpretation="srgb")
@@ -78,7 +82,7 @@ def can_write(profile: bytes) -> bool:
     return True
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def is_srgb(profile: bytes) -> bool:
     """Whether an RGB profile that can be read gives every colour the numbers of sRGB, to two levels of 255."""
     levels = np.linspace(0, 255, 6).astype(np.uint8)

@@ -16,7 +16,7 @@ from services.common.images import ImageLimits, open_photo
 from services.common.images.colour import attached
 from tests.common.images.files import pillow_file, png_chunk, scene, upright, vips_image, vips_profile
 
-LIMITS = ImageLimits(max_bytes=8 << 20, max_pixels=1_000_000, min_edge_px=32, max_edge_px=30_000)
+LIMITS = ImageLimits(max_bytes=32 << 20, max_pixels=1_000_000, min_edge_px=32, max_edge_px=30_000)
 GARBAGE_PROFILE = bytes(36) + b"acsp" + bytes(200)
 
 
@@ -144,7 +144,8 @@ def test_wide_gamut_is_kept_and_the_other_photo_comes_into_it() -> None:
 
 
 def test_an_unusable_profile_counts_as_none() -> None:
-    for broken in (GARBAGE_PROFILE, b"x", vips_profile("cmyk"), vips_profile("p3")[:140]):
+    huge = vips_profile("p3") + bytes(16 << 20)
+    for broken in (GARBAGE_PROFILE, b"x", vips_profile("cmyk"), vips_profile("p3")[:140], huge):
         photo = open_photo(attached(vips_image(scene()), broken).tiffsave_buffer(), "content", LIMITS)
         assert photo.working_profile is None
         np.testing.assert_array_equal(photo.pixels(), scene())
