@@ -12,7 +12,9 @@ regions are noise.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,11 +24,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.stylizer.core.covariance import PAIRS, dot, inverse
+from services.stylizer.core.matting_kernels import combine, tiles
 
-__all__ = ["EPSILON", "MattingLaplacian", "assembled_laplacian", "box_mean", "matting_energy"]
+__all__ = [
+    "EPSILON",
+    "LARGEST_EIGENVALUE",
+    "MattingLaplacian",
+    "assembled_laplacian",
+    "box_mean",
+    "matting_energy",
+    "smoothed",
+]
 
 EPSILON = 1e-7
 """Levin's ε on values in 0..1, as the published method sets it; larger values let the output leave the affine model."""
+
+LARGEST_EIGENVALUE: Final = 9.0
+"""Bound on the eigenvalues of every matting Laplacian with 3x3 windows."""
+
+_ROWS: Final = ((0, 1, 2), (1, 3, 4), (2, 4, 5))
+"""Rows of a symmetric matrix in the order of ``PAIRS``."""
+
+_TINY: Final = 1e-300
+"""Keeps 0 / 0 out of conjugate gradients that have arrived."""
 
 
 def _box(x: Tensor) -> Tensor:
@@ -46,41 +66,190 @@ def _spread(x: Tensor) -> Tensor:
 
 
 class MattingLaplacian:
-    """The matting Laplacian of a guide as an operator; 9 floats a pixel are kept.
+    """The matting Laplacian of a guide, one symmetric matrix for every channel, as an operator.
+
+    Its eigenvalues lie in 0 .. :data:`LARGEST_EIGENVALUE`: the energy of a window is what a ridge fit leaves of |x_k|²,
+    hence between 0 and |x_k|², and every pixel is in at most 9 windows.
+
+    Only the guide is kept, 3 floats a pixel. On the CPU the windows' covariances are made anew in every product, see
+    ``matting_kernels``; there the same argument gives the same bits with any number of threads, of which at most
+    ``torch.get_num_threads()`` work. On other devices the products are torch expressions, and 6 more floats are kept.
+
+    Arguments may be of any float dtype and results have the same; the arithmetic is float64.
 
     Args:
         I: (3, H, W) guide, RGB 0..1, H and W at least 3.
-        epsilon: Levin's ε.
+        epsilon: Levin's ε, above 0.
+
+    Raises:
+        ValueError: if I or ε is none of these; from the methods, if an argument's height or width is not the guide's.
     """
 
     def __init__(self, I: Tensor, epsilon: float = EPSILON) -> None:
-        self._I = I.double()
-        self._mean = box_mean(self._I)
-        cov = torch.stack([box_mean(self._I[i] * self._I[j]) - self._mean[i] * self._mean[j] for i, j in PAIRS])
-        self._inverse = inverse(cov, epsilon / 9)
-        ones = self._I.new_ones(cov.shape[1:])
-        self._count = _spread(ones)
+        if I.ndim != 3 or I.shape[0] != 3 or min(I.shape[1:]) < 3:
+            raise ValueError(f"I: shape {tuple(I.shape)}, must be (3, H, W) with H and W at least 3")
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon: {epsilon}, must be above 0")
+        self._I = _plain(I.detach().clone())
+        self._epsilon = epsilon
 
     def fit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Ridge fit of x on the guide in every window.
 
         Args:
-            x: (C, H, W) float64.
+            x: (C, H, W).
 
         Returns:
-            a: (C, 3, H-2, W-2) and b: (C, H-2, W-2).
+            a: (C, 3, H-2, W-2) and b: (C, H-2, W-2), float64.
         """
-        mean_x = box_mean(x)
-        products = box_mean(x[:, None] * self._I[None])
-        cov = products - mean_x[:, None] * self._mean[None]
-        a = torch.stack([dot(cov, row) for row in self._inverse], dim=1)
-        b = mean_x - dot(a, self._mean)
-        return a, b
+        I, x = self._I.double(), x.double()
+        mean, mean_x = box_mean(I), box_mean(x)
+        cov = box_mean(x[:, None] * I[None]) - mean_x[:, None] * mean[None]
+        a = torch.stack([dot(cov, self._inverse[list(row)]) for row in _ROWS], dim=1)
+        return a, mean_x - dot(a, mean)
 
     def apply(self, x: Tensor) -> Tensor:
-        """The product M x for each channel: (C, H, W) float64 to the same shape."""
+        """The product M x for each channel: (C, H, W) to the same shape."""
+        product, _ = self._combine(self._prepared(x), (0.0, 1.0))
+        return product[: len(x)].to(x.dtype)
+
+    def apply_unfused(self, x: Tensor) -> Tensor:
+        """The same product as torch expressions, for devices without the compiled loops and as their reference."""
         a, b = self.fit(x)
-        return self._count * x - dot(_spread(a), self._I) - _spread(b)
+        count = _spread(torch.ones_like(b[0]))
+        return (count * x.double() - dot(_spread(a), self._I.double()) - _spread(b)).to(x.dtype)
+
+    def energy(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ over channels of xᵀ M x, a float64 scalar, and its gradient 2 M x, in one pass."""
+        gradient, dots = self._combine(self._prepared(x), (0.0, 2.0), dots=True)
+        return dots.sum() / 2, gradient[: len(x)].to(x.dtype)
+
+    def smooth(self, T: Tensor, mu: float, steps: int) -> Tensor:
+        """Nearly (1 + μ M)⁻¹ T by conjugate gradients, each channel for itself, begun at T.
+
+        Nearer to the solution than as many steps of :meth:`chebyshev_smooth`, but not linear in T, so not self-adjoint.
+
+        Args:
+            T: (C, H, W).
+            mu: μ, at least 0.
+            steps: at least 1; products with M, less one.
+
+        Returns:
+            (C, H, W); the iterates are float64.
+        """
+        _check_smoothing(mu, steps)
+        x = self._prepared(T).double()
+        r, _ = self._combine(x, (0.0, -mu))
+        d, rr = r.clone(), _dots(r, r)
+        x = x.clone()
+        for _ in range(steps):
+            q, dq = self._combine(d, (1.0, mu), dots=True)
+            alpha = (rr / dq.clamp_min(_TINY)).view(-1, 1, 1)
+            x.addcmul_(alpha, d)
+            r.addcmul_(-alpha, q)
+            before, rr = rr, _dots(r, r)
+            d.mul_((rr / before.clamp_min(_TINY)).view(-1, 1, 1)).add_(r)
+        return x[: len(T)].to(T.dtype)
+
+    def chebyshev_smooth(self, T: Tensor, mu: float, steps: int) -> Tensor:
+        """Nearly (1 + μ M)⁻¹ T by a fixed polynomial in M, hence linear in T and self-adjoint; constants stay.
+
+        The Chebyshev iteration (Saad, Iterative Methods for Sparse Linear Systems, algorithm 12.1) for eigenvalues in
+        1 .. 1 + 9 μ, begun at T. Written with three terms, so that T and two iterates are all that a step reads.
+
+        Args:
+            T: (C, H, W).
+            mu: μ, at least 0.
+            steps: at least 1; products with M, the polynomial's degree.
+
+        Returns:
+            (C, H, W); the iterates are kept in T's dtype.
+        """
+        _check_smoothing(mu, steps)
+        if mu == 0:
+            return T.detach().clone()
+        goal = self._prepared(T)
+        delta = LARGEST_EIGENVALUE / 2 * mu
+        theta = 1 + delta
+        rho = delta / theta
+        x, _ = self._combine(goal, (1.0, -mu / theta))
+        before = goal.clone()
+        for _ in range(steps - 1):
+            rho, rho_before = 1 / (2 * theta / delta - rho), rho
+            move, pull = rho * rho_before, 2 * rho / delta
+            after, _ = self._combine(x, (1 + move - pull, -mu * pull), (goal, pull), (before, -move))
+            before, x = x, after
+        return x[: len(T)].to(T.dtype)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """(Σ + ε/9)⁻¹ of every window: (6, H-2, W-2) float64 in the order of ``PAIRS``."""
+        I = self._I.double()
+        mean = box_mean(I)
+        cov = torch.stack([box_mean(I[i] * I[j]) - mean[i] * mean[j] for i, j in PAIRS])
+        full = inverse(cov, self._epsilon / 9)
+        return torch.stack([full[i, j] for i, j in PAIRS])
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        """As :meth:`_combine` takes it: detached, float32 or float64, contiguous, on the CPU 3, 6, ... channels."""
+        if x.ndim != 3 or x.shape[1:] != self._I.shape[1:]:
+            raise ValueError(
+                f"x: shape {tuple(x.shape)}, must be (C, H, W), H and W {tuple(self._I.shape[1:])} as the guide"
+            )
+        x = _plain(x.detach())
+        missing = -len(x) % 3 if x.device.type == "cpu" else 0
+        return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
+
+    def _combine(
+        self,
+        x: Tensor,
+        weights: tuple[float, float],
+        other: tuple[Tensor, float] | None = None,
+        overwritten: tuple[Tensor, float] | None = None,
+        dots: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """``weights`` times x and M x, plus two further weighted pictures, the last of which gives its memory.
+
+        Returns:
+            The sum, of x's shape and dtype; and (C,) float64 dot products of it with x, where asked for.
+        """
+        T, w_T = other or (x, 0.0)
+        out, w_out = overwritten or (torch.empty_like(x), 0.0)
+        if x.device.type != "cpu":
+            total = weights[0] * x.double() + weights[1] * self.apply_unfused(x.double())
+            if w_T or w_out:
+                total += w_T * T.double() + w_out * out.double()
+            return out.copy_(total), _dots(x.double(), total) if dots else total.new_empty(0)
+        partial = torch.empty(len(x), x.shape[1], tiles(x.shape[2]) if dots else 0, dtype=torch.float64)
+        for k in range(0, len(x), 3):
+            part = slice(k, k + 3)
+            combine(
+                self._I.numpy(),
+                self._epsilon,
+                x[part].numpy(),
+                T[part].numpy(),
+                out[part].numpy(),
+                (*weights, w_T, w_out),
+                partial[part].numpy(),
+                torch.get_num_threads(),
+            )
+        return out, partial.sum(dim=2).sum(dim=1)
+
+
+def _plain(x: Tensor) -> Tensor:
+    return (x if x.dtype in (torch.float32, torch.float64) else x.float()).contiguous()
+
+
+def _dots(x: Tensor, y: Tensor) -> Tensor:
+    """Dot product of each channel, row by row: torch never divides a row among threads."""
+    return (x * y).sum(dim=2).sum(dim=1)
+
+
+def _check_smoothing(mu: float, steps: int) -> None:
+    if not 0 <= mu < math.inf:
+        raise ValueError(f"mu: {mu}, must be at least 0")
+    if steps < 1:
+        raise ValueError(f"steps: {steps}, must be at least 1")
 
 
 class _Energy(torch.autograd.Function):
@@ -88,10 +257,9 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, laplacian: MattingLaplacian) -> Tensor:
-        x64 = x.detach().double()
-        product = laplacian.apply(x64)
-        ctx.save_for_backward((2 * product).to(x.dtype))
-        return (x64 * product).sum()
+        energy, gradient = laplacian.energy(x)
+        ctx.save_for_backward(gradient)
+        return energy
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
@@ -103,6 +271,25 @@ def matting_energy(x: Tensor, laplacian: MattingLaplacian) -> Tensor:
     """Σ over channels of xᵀ M x, differentiable in x: (C, H, W) of any float dtype, gives a float64 scalar."""
     energy: Tensor = _Energy.apply(x, laplacian)  # type: ignore[no-untyped-call]
     return energy
+
+
+class _Smoothed(torch.autograd.Function):
+    """A self-adjoint linear map: its own derivative's transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, T: Tensor, laplacian: MattingLaplacian, mu: float, steps: int) -> Tensor:
+        ctx.arguments = laplacian, mu, steps
+        return laplacian.chebyshev_smooth(T, mu, steps)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None, None]:
+        return smoothed(grad_outputs[0], *ctx.arguments), None, None, None
+
+
+def smoothed(T: Tensor, laplacian: MattingLaplacian, mu: float, steps: int) -> Tensor:
+    """:meth:`MattingLaplacian.chebyshev_smooth`, differentiable in T as often as wanted; backward is the same map."""
+    picture: Tensor = _Smoothed.apply(T, laplacian, mu, steps)  # type: ignore[no-untyped-call]
+    return picture
 
 
 def assembled_laplacian(I: NDArray[np.floating[Any]], epsilon: float = EPSILON) -> sparse.csr_array:

@@ -19,9 +19,8 @@ from services.stylizer.core.losses import (
     masked_grams,
     style_loss,
 )
-from services.stylizer.core.matting import MattingLaplacian, matting_energy
+from services.stylizer.core.matting import MattingLaplacian, matting_energy, smoothed
 from services.stylizer.core.palette import Palette
-from services.stylizer.core.proximal import smoothed
 from services.stylizer.core.results import Losses
 from services.stylizer.core.vgg import VGG19
 
