@@ -170,8 +170,10 @@ class _Run:
     def descend(self, level: Level) -> None:
         """Minimise at one level, from where the last one ended."""
         problem = level.begin(self.state)
-        x = problem.start.clone().requires_grad_(True)
-        best = x.detach()
+        # L-BFGS takes a first step of 1-norm 1: in these units it moves each value by first_step on average.
+        unit = problem.first_step * problem.start.numel()
+        y = torch.zeros_like(problem.start).requires_grad_(True)
+        best = problem.start
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
 
@@ -180,14 +182,15 @@ class _Run:
             if self._should_stop():
                 raise SolveCancelled
             self._check_limits(level, bests)
-            x.grad = None
+            y.grad = None
+            x = problem.start + unit * y
             total, losses = problem(x)
             if not torch.isfinite(total) and self.evaluations == 0:
                 raise FloatingPointError(f"the objective is {losses.total} at the warm start")
             total.backward()  # type: ignore[no-untyped-call]
             if self.evaluations == 0:
                 self.first = losses
-            point = x.detach().clone()
+            point = x.detach()
             if not bests or losses.total < bests[-1]:
                 self.best, best = losses, point
             bests.append(self.best.total)
@@ -202,7 +205,7 @@ class _Run:
             return total.detach()
 
         optimiser = torch.optim.LBFGS(
-            [x],
+            [y],
             max_iter=level.evaluations,
             max_eval=level.evaluations * 2,  # the closure counts; this only has to be out of its way
             history_size=problem.history,

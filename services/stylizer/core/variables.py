@@ -16,6 +16,11 @@ from services.stylizer.core.results import Losses
 __all__ = ["GridProblem", "PixelProblem", "Problem", "State", "resized"]
 
 _SMOOTHNESS_WEIGHT: Final = 0.05
+_GRID_FIRST_STEP: Final = 0.003
+_PIXEL_FIRST_STEP: Final = 0.01
+"""By how much the first step changes a coefficient, or a pixel in 0..1, on average. L-BFGS knows no scale yet; from a
+first step of 1e-6 the line search needs four evaluations to find it."""
+
 _GRID_HISTORY: Final = 20
 _PIXEL_HISTORY: Final = 10
 """Pairs that L-BFGS keeps. A pixel level ends after about ten steps, and a pair takes 8 MB at 700 px."""
@@ -44,6 +49,7 @@ class Problem(Protocol):
 
     start: Tensor
     history: int
+    first_step: float
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Losses]:
         """The total, differentiable in x, and its terms."""
@@ -66,6 +72,7 @@ class GridProblem:
     """
 
     history = _GRID_HISTORY
+    first_step = _GRID_FIRST_STEP
 
     def __init__(self, objective: PictureObjective, I: Tensor, B: Tensor, state: State) -> None:
         self.start, self._objective = state.grid, objective
@@ -95,6 +102,7 @@ class PixelProblem:
     """
 
     history = _PIXEL_HISTORY
+    first_step = _PIXEL_FIRST_STEP
 
     def __init__(self, objective: PictureObjective, I: Tensor, B: Tensor, state: State) -> None:
         self._objective, self._grid = objective, state.grid
