@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -71,12 +70,12 @@ def _row(kind: str, bits: int, width_px: int) -> dict[str, Any]:
 
     header = timed(lambda: open_photo(data, "content", _LIMITS))
     proxy = timed(lambda: content.proxy(_PROXY_EDGE_PX, None))
-    before = _peak()
+    before = _forget_peak()
     pixels = content.pixels()
-    reading = _peak() - before
-    before = _peak()
+    reading = _status_megabytes("VmHWM") - before
+    before = _forget_peak()
     encode_photo(pixels, content, OutputFormat())
-    writing = _peak() - before
+    writing = _status_megabytes("VmHWM") - before
     return {
         "megabytes": len(data) / 1e6,
         "header_seconds": header,
@@ -106,8 +105,18 @@ def _file(kind: str, bits: int, width_px: int) -> bytes:
     return data
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def _forget_peak() -> float:
+    """Let the peak of memory begin anew; give what is resident now, in MB. See proc(5), clear_refs."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_megabytes("VmRSS")
+
+
+def _status_megabytes(field: str) -> float:
+    """Resident memory of this process: VmRSS now, VmHWM at its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

@@ -58,11 +58,12 @@ def photograph(bit_depth: int, width_px: int) -> NDArray[Any]:
 
 
 def adobe_jpeg(width_px: int) -> bytes:
-    """JPEG as from a camera held upright: orientation 6, Adobe RGB profile, EXIF with a position, XMP, 300 dpi."""
-    exif = _exif(6, width_px)
+    """JPEG as from a camera that was turned: orientation 6, Adobe RGB profile, EXIF with a position, XMP, 300 dpi."""
+    exif = _exif(6, width_px * 2 // 3, width_px)
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": 92, "subsampling": 0, "dpi": (300, 300), "icc_profile": adobe_rgb_profile()}
-    Image.fromarray(photograph(8, width_px)).save(file, "JPEG", exif=exif, xmp=_XMP, **options)
+    stored = np.rot90(photograph(8, width_px))
+    Image.fromarray(stored).save(file, "JPEG", exif=exif, xmp=_XMP, **options)
     return file.getvalue()
 
 
@@ -74,10 +75,12 @@ def deep_tiff(width_px: int) -> bytes:
     profile = bytes(pyvips.Operation.call("profile_load", "p3"))
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     data = image.tiffsave_buffer(compression="deflate", predictor="horizontal", resunit="inch")
-    return tiff_with(data, _exif(1, width_px).tobytes().removeprefix(b"Exif\0\0"), None, has_resolution=True)
+    return tiff_with(
+        data, _exif(1, width_px, width_px * 2 // 3).tobytes().removeprefix(b"Exif\0\0"), None, has_resolution=True
+    )
 
 
-def _exif(orientation: int, width_px: int) -> Image.Exif:
+def _exif(orientation: int, width_px: int, height_px: int) -> Image.Exif:
     """Tags of a camera, as Pillow writes them."""
     exif = Image.Exif()
     credit = "danielbuechele, CC BY 2.0"
@@ -86,7 +89,7 @@ def _exif(orientation: int, width_px: int) -> Image.Exif:
         {
             **{0x829A: IFDRational(1, 250), 0x829D: IFDRational(8, 1), 0x8827: 400, 0x920A: IFDRational(35, 1)},
             **{0x9003: "2026:05:04 03:02:01", 0x9010: "+08:00", 0xA001: 0xFFFF},
-            **{0xA002: width_px, 0xA003: width_px * 2 // 3, 0xA434: "35 mm"},
+            **{0xA002: width_px, 0xA003: height_px, 0xA434: "35 mm"},
         }
     )
     exif.get_ifd(0x8825).update({0: b"\2\3\0\0", 1: "N", 2: (39.0, 59.0, 56.0), 3: "E", 4: (116.0, 16.0, 11.0)})
