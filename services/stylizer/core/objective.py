@@ -28,9 +28,9 @@ __all__ = ["FeatureLayers", "PictureObjective", "StyleGoal", "Weights"]
 
 _GAMUT_WEIGHT: Final = 10.0
 _PALETTE_WEIGHT: Final = 10.0
-_EDGES_WEIGHT: Final = 0.12
+_EDGES_WEIGHT: Final = 0.11
 _PAPER = {"content": 5.0, "style": 100.0, "affine": 1e4}
-_STYLE_SHARE: Final = 0.38
+_STYLE_SHARE: Final = 0.46
 _CONTENT_SHARE: Final = 0.035
 _AFFINE_SHARE: Final = 4.4
 """What the paper's weights make of the root of a style distance that is the warm start's, of a relative content

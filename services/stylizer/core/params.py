@@ -48,7 +48,7 @@ class Preset:
 
 PRESETS: Final[Mapping[str, Mapping[str, Preset]]] = MappingProxyType(
     {
-        "field": MappingProxyType({"draft": Preset(256, 20), "standard": Preset(512, 30), "high": Preset(700, 28)}),
+        "field": MappingProxyType({"draft": Preset(256, 20), "standard": Preset(512, 30), "high": Preset(700, 30)}),
         "paper": MappingProxyType(
             {"draft": Preset(256, 400), "standard": Preset(512, 1000), "high": Preset(700, 2000)}
         ),
