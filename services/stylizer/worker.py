@@ -7,6 +7,7 @@ health checks answer in milliseconds while it computes.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
 
@@ -23,8 +25,9 @@ from services.common.errors import ServiceError
 from services.common.images import ImageLimits
 from services.common.logs import bind_request_id, configure_logs
 from services.common.models import ModelError, find_model
+from services.stylizer.core.affine_render import render
 from services.stylizer.core.errors import SolveCancelled
-from services.stylizer.core.params import TransferParams
+from services.stylizer.core.params import CHOICES, TransferParams
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.features import FeatureNetwork, load_features, pick_device
 from services.stylizer.jobs import Ended, Failed, Job, Ready, WorkerEvent
@@ -101,7 +104,7 @@ def _should_stop(cancelled: ctypes.c_longlong, number: int) -> Callable[[], bool
 
 
 def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
-    """Load the weights and run once through everything, so that the first request finds no cold code."""
+    """Load the weights and run once through everything, so that the first request compiles nothing."""
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     torch.set_flush_denormal(True)
     device = pick_device(settings.device)
@@ -112,8 +115,13 @@ def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
     generator = torch.Generator().manual_seed(0)
     I, S = (torch.rand(3, 96, 96, generator=generator).to(device) for _ in range(2))
     regions = Regions(torch.zeros(96, 96, dtype=torch.uint8, device=device), ("all",))
-    params = TransferParams(max_evaluations=2)
-    Transfer(network.trunk, params, I, S, regions, regions, {}).run(lambda _: None, lambda _: None, lambda: False)
+    for mode in CHOICES["mode"]:
+        params = TransferParams(mode=mode, max_evaluations=2)  # field: one on the grid, one on pixels
+        transfer = Transfer(network.trunk, params, I, S, regions, regions, {})
+        result = transfer.run(lambda _: None, lambda _: None, lambda: False)
+    for source, bit_depth in itertools.product((np.uint8, np.uint16), (8, 16)):
+        pixels = np.zeros((8, 8, 3), source)
+        render(result.outcome.coefficients, pixels, 1.0, "none", bit_depth, lambda: False)
     info = network.info
     log = _log.warning if info.built_in else _log.info
     log("feature network is warm", model=info.name, device=info.device, description=info.description)

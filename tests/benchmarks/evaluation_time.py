@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +15,16 @@ from services.stylizer.core.field import gamut_penalty, grid_smoothness
 from services.stylizer.core.matting import matting_energy
 from services.stylizer.core.objective import PictureObjective
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.results import Losses
-from services.stylizer.core.solve import Level, LevelPlan, Progress, plan_levels, solve
+from services.stylizer.core.solve import LevelPlan, plan_levels
 from services.stylizer.core.transfer import Transfer
 from services.stylizer.core.variables import GridProblem, PixelProblem, Problem, State
 from services.stylizer.features import FeatureNetwork
+from tests.benchmarks.optimiser_time import optimiser_seconds
 from tests.benchmarks.pairs import Pair
 
 __all__ = ["LevelTimes", "evaluation_times", "time_table"]
 
 _REPEATS = 9
-_STEPS = 30
-"""Evaluations of the quadratic on which L-BFGS is timed; the later half is counted, when its history is full."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def _level(name: str, network: FeatureNetwork, plan: LevelPlan) -> LevelTimes:
             x.grad = None
             if repeat:  # the first round warms caches and compiles
                 times[part].append(time.perf_counter() - began)
-    optimiser = _optimiser_seconds(problem, plan.edge_px)
+    optimiser = optimiser_seconds(problem, plan.edge_px)
     pairs = zip(times["features"], times["whole"], strict=True)
     share = statistics.median(1 - f / (w + optimiser) for f, w in pairs)
     medians = {part: statistics.median(values) for part, values in times.items()}
@@ -143,53 +139,6 @@ def _parts(problem: Problem, objective: PictureObjective, x: Tensor, O: Tensor) 
 
         parts["grid"] = grid
     return parts
-
-
-class _Quadratic(torch.autograd.Function):
-    """½ Σ c x²; value and gradient are made together, so that going backward costs next to nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, curvature: Tensor) -> Tensor:
-        ctx.gradient = curvature * x.detach()
-        return (ctx.gradient * x.detach()).sum() / 2
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        return ctx.gradient, None
-
-
-class _QuadraticProblem:
-    """A variable of the level's size under a quadratic function; notes when each evaluation begins and ends."""
-
-    def __init__(self, like: Problem) -> None:
-        self.start, self.history = torch.ones_like(like.start), like.history
-        self._curvature = torch.logspace(-4, 0, like.start.numel()).view_as(like.start)
-        self.moments: list[tuple[float, float]] = []
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Losses]:
-        began = time.perf_counter()
-        total = _Quadratic.apply(x, self._curvature)
-        losses = Losses(float(total.detach()), 0.0, 0.0, 0.0, 0.0, 0.0)
-        self.moments.append((began, time.perf_counter()))
-        return total, losses
-
-    def picture(self, x: Tensor) -> Tensor:
-        return x
-
-    def state(self, x: Tensor) -> State:
-        return State(x)
-
-
-def _optimiser_seconds(like: Problem, edge_px: int) -> float:
-    """Mean seconds between two evaluations of a solve whose objective costs nothing."""
-    problem = _QuadraticProblem(like)
-    solve([Level(edge_px, _STEPS, lambda _: problem)], 0.0, _ignore, lambda: False, State(problem.start), edge_px)
-    moments = problem.moments[len(problem.moments) // 2 :]
-    return statistics.mean(later[0] - earlier[1] for earlier, later in itertools.pairwise(moments))
-
-
-def _ignore(progress: Progress) -> None:
-    pass
 
 
 def time_table(levels: list[LevelTimes], preview_every: int) -> list[str]:

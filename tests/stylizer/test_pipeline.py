@@ -1,0 +1,148 @@
+"""Jobs on pixels and files without gRPC: a look renders its picture again, and a warm worker compiles nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+from numba.extending import is_jitted
+
+from services.common.config import StylizerSettings
+from services.common.images import ImageLimits, OutputFormat
+from services.common.label_maps import LabelMap
+from services.stylizer.core import affine_strip, cross_bilateral, matting_kernels
+from services.stylizer.core.params import TransferParams
+from services.stylizer.features import FeatureNetwork
+from services.stylizer.jobs import Finished, Picture, RenderJob, StylizeJob, WorkerEvent
+from services.stylizer.pipeline import Pipeline
+from services.stylizer.worker import _warm_network
+
+WIDTH, HEIGHT = 120, 90
+LIMITS = ImageLimits.of(StylizerSettings())
+PNG = OutputFormat("png")
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[FeatureNetwork]:
+    """A network as a worker warms it; what it sets for the whole process is put back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DPST_MODELS_DIR", raising=False)
+        threads = torch.get_num_threads()
+        yield _warm_network(StylizerSettings(device="cpu", threads=threads))
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
+def photo(width: int, height: int, seed: int, dtype: type[np.uint8] | type[np.uint16] = np.uint8) -> bytes:
+    """A PNG of soft blotches and some grain."""
+    generator = np.random.default_rng(seed)
+    small = pyvips.Image.new_from_array(generator.random((6, 8, 3)).astype(np.float32))
+    large = small.resize(width / 8, vscale=height / 6, kernel="linear").numpy()[:height, :width]
+    grainy = (0.1 + 0.75 * large + 0.1 * generator.random(large.shape)) * np.iinfo(dtype).max
+    image = pyvips.Image.new_from_array(grainy.astype(dtype))
+    return bytes(image.copy(interpretation="srgb" if dtype is np.uint8 else "rgb16").pngsave_buffer())
+
+
+def halves(width: int, height: int) -> LabelMap:
+    indices = np.zeros((height, width), np.uint8)
+    indices[height // 2 :] = 1
+    return LabelMap(indices, {0: "sky", 1: "road"})
+
+
+def run(network: FeatureNetwork, job: StylizeJob | RenderJob) -> list[WorkerEvent]:
+    events: list[WorkerEvent] = []
+    Pipeline(network, LIMITS, events.append, lambda: False).run(job)
+    return events
+
+
+def stylized(network: FeatureNetwork, job: StylizeJob) -> tuple[bytes, Finished]:
+    events = run(network, job)
+    (picture,) = (event for event in events if isinstance(event, Picture))
+    assert isinstance(events[-1], Finished)
+    return picture.data, events[-1]
+
+
+def stylize_job(
+    dtype: type[np.uint8] | type[np.uint16] = np.uint8, output: OutputFormat = PNG, **params: object
+) -> StylizeJob:
+    values = {"solve_edge_px": 96, "max_evaluations": 6, **params}
+    return StylizeJob(
+        "id",
+        photo(WIDTH, HEIGHT, 1, dtype),
+        photo(100, 100, 2),
+        halves(WIDTH, HEIGHT),
+        halves(100, 100),
+        TransferParams(**values),  # type: ignore[arg-type]
+        output,
+    )
+
+
+def rendered(network: FeatureNetwork, look: bytes, job: StylizeJob, strength: float = 1.0) -> bytes:
+    params = job.params
+    events = run(network, RenderJob("id", look, job.content, strength, params.preserve, job.output))
+    (picture,) = (event for event in events if isinstance(event, Picture))
+    return picture.data
+
+
+def values(data: bytes) -> np.ndarray:
+    return np.asarray(pyvips.Image.new_from_buffer(data, "").numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"strength": 0.5, "preserve": "luminance"}, {"label_strengths": {"road": 0.3}}],
+    ids=["plain", "half, luma kept", "label strengths"],
+)
+def test_the_look_renders_the_solved_picture_bit_for_bit(
+    network: FeatureNetwork, dtype: type[np.uint8] | type[np.uint16], params: dict[str, object]
+) -> None:
+    job = stylize_job(dtype, **params)
+    picture, finished = stylized(network, job)
+    assert rendered(network, finished.look, job, job.params.strength) == picture
+    assert not np.array_equal(values(picture), values(job.content))
+
+
+def test_the_look_of_paper_mode_renders_its_picture_nearly(network: FeatureNetwork) -> None:
+    """Within the steps in which a look stores a picture, and what interpolation makes of them."""
+    job = stylize_job(np.uint16, mode="paper", max_evaluations=12)
+    picture, finished = stylized(network, job)
+    again = values(rendered(network, finished.look, job)).astype(np.float64)
+    assert np.abs(again - values(picture)).mean() < 0.004 * 65535
+    assert np.abs(values(picture).astype(np.float64) - values(job.content)).mean() > 0.05 * 65535
+
+
+@pytest.mark.parametrize("mode", ["field", "paper"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("params", [{"strength": 0.0}, {"label_strengths": {"sky": 0.0, "road": 0.0}}])
+def test_strength_zero_is_the_photo_bit_for_bit(
+    network: FeatureNetwork, dtype: type[np.uint8] | type[np.uint16], params: dict[str, object], mode: str
+) -> None:
+    job = stylize_job(dtype, mode=mode, max_evaluations=2, **params)
+    picture, finished = stylized(network, job)
+    assert np.array_equal(values(picture), values(job.content))
+    assert np.array_equal(values(rendered(network, finished.look, job, strength=0.0)), values(job.content))
+
+
+def test_a_warm_worker_compiles_nothing(network: FeatureNetwork) -> None:
+    before = compiled()
+    assert before["services.stylizer.core.affine_strip._kernel"] == 4  # 8 or 16 bits in, 8 or 16 bits out
+    for dtype, depth in itertools.product((np.uint8, np.uint16), (8, 16)):
+        for mode in ("field", "paper"):
+            job = stylize_job(dtype, OutputFormat("png", bit_depth=depth), mode=mode, max_evaluations=2)
+            picture, finished = stylized(network, job)
+            assert values(picture).dtype == (np.uint8 if depth == 8 else np.uint16)
+            rendered(network, finished.look, job)
+    assert compiled() == before
+
+
+def compiled() -> dict[str, int]:
+    """How many versions of each kernel have been compiled, or read from numba's cache."""
+    modules: tuple[ModuleType, ...] = (affine_strip, cross_bilateral, matting_kernels)
+    kernels = {f"{module.__name__}.{name}": value for module in modules for name, value in vars(module).items()}
+    return {name: len(kernel.signatures) for name, kernel in kernels.items() if is_jitted(kernel)}
