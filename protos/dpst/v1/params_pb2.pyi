@@ -63,7 +63,7 @@ class _QualityPresetEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     QUALITY_PRESET_STANDARD: _QualityPreset.ValueType  # 2
     """The usual. field: 512 px, 30 evaluations; paper: 512 px, 1000 evaluations."""
     QUALITY_PRESET_HIGH: _QualityPreset.ValueType  # 3
-    """For the last word. field: 700 px, 28 evaluations; paper: 700 px, 2000 evaluations, as published."""
+    """For the last word. field: 700 px, 30 evaluations; paper: 700 px, 2000 evaluations, as published."""
 
 class QualityPreset(_QualityPreset, metaclass=_QualityPresetEnumTypeWrapper):
     """How much work a transfer may cost. It sets `solve_edge_px` and `max_evaluations` where the caller left them unset."""
@@ -75,7 +75,7 @@ QUALITY_PRESET_DRAFT: QualityPreset.ValueType  # 1
 QUALITY_PRESET_STANDARD: QualityPreset.ValueType  # 2
 """The usual. field: 512 px, 30 evaluations; paper: 512 px, 1000 evaluations."""
 QUALITY_PRESET_HIGH: QualityPreset.ValueType  # 3
-"""For the last word. field: 700 px, 28 evaluations; paper: 700 px, 2000 evaluations, as published."""
+"""For the last word. field: 700 px, 30 evaluations; paper: 700 px, 2000 evaluations, as published."""
 Global___QualityPreset: typing_extensions.TypeAlias = QualityPreset
 
 class _Preserve:

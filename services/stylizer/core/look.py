@@ -157,7 +157,7 @@ class Look:
             if max(change.shape[1:]) <= _LEAST_EDGE:
                 self.check_room()
             shrink = 0.98 / excess**0.5
-            size = [max(round(edge * shrink), _LEAST_EDGE) for edge in change.shape[1:]]
+            size = [max(min(round(edge * shrink), edge - 1), _LEAST_EDGE) for edge in change.shape[1:]]
             change = functional.interpolate(change[None], size=size, mode="area")[0]
 
 
