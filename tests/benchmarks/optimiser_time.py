@@ -37,7 +37,7 @@ class _QuadraticProblem:
     """A variable of the level's size under a quadratic function; notes when each evaluation begins and ends."""
 
     def __init__(self, like: Problem) -> None:
-        self.start, self.history = torch.ones_like(like.start), like.history
+        self.start, self.history, self.first_step = torch.ones_like(like.start), like.history, like.first_step
         self._curvature = torch.logspace(-4, 0, like.start.numel()).view_as(like.start)
         self.moments: list[tuple[float, float]] = []
 

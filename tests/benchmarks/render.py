@@ -60,7 +60,7 @@ def main() -> None:
     _child("--one", "maps", 1, 8, 8, "--repeats", 1)  # compiles the kernel, if it is not in the cache
     sizes = [_child("--one", "maps", size, 8, 8, "--repeats", options.repeats) for size in _MEGAPIXELS]
     depths = [_child("--one", "maps", 24, *depths, "--repeats", options.repeats) for depths in _DEPTHS]
-    grid = _child("--one", "grid", 24, 8, 8, "--repeats", 1)
+    grid = _child("--one", "grid", _RATIO_MEGAPIXELS, 8, 8, "--repeats", 1)
     with tempfile.TemporaryDirectory() as cache:
         firsts = [_child("--first", cache=cache) for _ in range(2)]
     text = _report(sizes, depths, grid, firsts, _ratios(options.repeats), dither_table())
@@ -115,9 +115,9 @@ def _row(way: str, megapixels: int, source: int, target: int, repeats: int) -> d
 
 def _first_call() -> dict[str, Any]:
     pixels, maps = _photo(1, 8), _maps()
-    before, began = _mebibytes("VmRSS"), time.perf_counter()
+    before, began = _mebibytes("VmRSS"), time.process_time()
     render(maps, pixels[:16, :16], 1.0, "none", 8, lambda: False)
-    return {"seconds": time.perf_counter() - began, "growth": _mebibytes("VmRSS") - before}
+    return {"processor": time.process_time() - began, "growth": _mebibytes("VmRSS") - before}
 
 
 def _mebibytes(field: str) -> float:
@@ -141,7 +141,9 @@ def _maps() -> Tensor:
 
 
 def _ratios(repeats: int) -> dict[str, float]:
-    """Processor seconds of ours, of the same in torch and of the grid, in turn; ratios are medians of pairs."""
+    """Seconds on one core of ours, of the same in torch and of the grid, in turn; ratios are medians of pairs."""
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
     pixels, maps, grid = _photo(_RATIO_MEGAPIXELS, 8), _maps(), GridRenderer(_PROXY)
     change = (maps - torch.eye(3, 4)[:, :, None, None]).permute(2, 3, 0, 1).flatten(2).contiguous()
     height, width, _ = pixels.shape
@@ -196,12 +198,11 @@ def _report(
         "| bits | pixels | MP | s | fastest s | processor s | processor ms/MP | arrays MiB | more MiB | process MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    width, height = _PROXY[::-1]
     lines = [
         "# Rendering at camera resolution",
         "",
         f"Made by `python -m tests.benchmarks.render`. {described()}, numba {numba.__version__},",
-        f"{numba.get_num_threads()} threads. Maps of {width} x {height}, the largest a solve has; noise as photo.",
+        f"{numba.config.NUMBA_NUM_THREADS} threads. Maps of {_PROXY[1]} x {_PROXY[0]}, the largest; noise as photo.",
         "Each row in a process of its own: seconds are medians; *processor* is their sum over threads; *arrays* are",
         "the photo and the result, *more* is what rendering takes beyond them at its peak, *process* is the peak of",
         "the whole process with torch in it. Where seconds exceed processor seconds, other programs had the cores.",
@@ -212,20 +213,21 @@ def _report(
         *(line(row, "8 to 8") for row in sizes),
         *(line(row, f"{row['source']} to {row['target']}") for row in depths[1:]),
         "",
-        "What was before, a bilateral grid over label warm starts, read at every pixel in torch (kept in",
-        "`tests/benchmarks/grid_renderer.py`):",
+        f"On one core, in turn in one process, at {_RATIO_MEGAPIXELS} MP, in processor seconds:",
         "",
-        *head,
-        line(grid, "8 to 8"),
+        "| what | s | over the line above |",
+        "|---|---|---|",
+        f"| kernel alone | {ratios['kernel']:.3f} | |",
+        f"| the same operations in torch, same bits | {ratios['torch']:.3f} | {ratios['torch_over_kernel']:.1f} |",
+        f"| whole rendering | {ratios['whole']:.3f} | |",
+        f"| what was before | {ratios['grid']:.3f} | {ratios['grid_over_whole']:.1f} |",
         "",
-        f"In turn in one process at {_RATIO_MEGAPIXELS} MP, in processor seconds: the grid takes {ratios['grid']:.2f}, "
-        f"the maps take {ratios['whole']:.2f},",
-        f"{ratios['grid_over_whole']:.0f} times less. The kernel alone takes {ratios['kernel']:.3f}, the same work "
-        f"in torch {ratios['torch']:.2f}, {ratios['torch_over_kernel']:.0f} times as much, with the same bits.",
+        "What was before is a bilateral grid over label warm starts, read at every pixel in torch",
+        f"(`tests/benchmarks/grid_renderer.py`); it takes {grid['growth']:.0f} MiB beyond photo and result.",
         "",
-        f"The first call of a fresh installation compiles for {firsts[0]['seconds']:.1f} s a pair of depths "
-        f"({firsts[0]['growth']:.0f} MiB stay); that of a later process takes {firsts[1]['seconds']:.1f} s "
-        f"({firsts[1]['growth']:.0f} MiB).",
+        f"The first call of a fresh installation compiles for {firsts[0]['processor']:.1f} processor seconds a pair of",
+        f"depths, and {firsts[0]['growth']:.0f} MiB stay; a later process takes {firsts[1]['processor']:.1f} s and",
+        f"{firsts[1]['growth']:.0f} MiB.",
         "",
         "## Dither",
         "",

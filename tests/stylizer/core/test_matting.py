@@ -133,6 +133,16 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, threads: 
         assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
 
 
+def test_keeps_at_most_ten_floats_a_pixel() -> None:
+    laplacian, x = MattingLaplacian(random_picture(30, 40)), random_picture(30, 40, 1)
+    laplacian.energy(laplacian.smooth(laplacian.chebyshev_smooth(laplacian.apply(x), 3.0, 2), 3.0, 2))
+    kept = [value for value in vars(laplacian).values() if isinstance(value, Tensor)]
+    assert sum(value.numel() for value in kept) == 3 * 30 * 40
+    laplacian.fit(x)
+    kept = [value for value in vars(laplacian).values() if isinstance(value, Tensor)]
+    assert sum(value.numel() for value in kept) <= 10 * 30 * 40
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_channels_do_not_know_of_each_other(channels: int) -> None:
     I, x = random_picture(9, 125), random_picture(9, 125, 1, channels)
