@@ -142,6 +142,7 @@ def _maps() -> Tensor:
 
 def _ratios(repeats: int) -> dict[str, float]:
     """Seconds on one core of ours, of the same in torch and of the grid, in turn; ratios are medians of pairs."""
+    threads = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(1)
     torch.set_num_threads(1)
     pixels, maps, grid = _photo(_RATIO_MEGAPIXELS, 8), _maps(), GridRenderer(_PROXY)
@@ -169,6 +170,8 @@ def _ratios(repeats: int) -> dict[str, float]:
             way()
             if repeat:
                 times[name].append(time.process_time() - began)
+    numba.set_num_threads(threads[0])
+    torch.set_num_threads(threads[1])
 
     def ratio(slow: str, fast: str) -> float:
         return statistics.median(s / f for s, f in zip(times[slow], times[fast], strict=True))
@@ -202,7 +205,7 @@ def _report(
         "# Rendering at camera resolution",
         "",
         f"Made by `python -m tests.benchmarks.render`. {described()}, numba {numba.__version__},",
-        f"{numba.config.NUMBA_NUM_THREADS} threads. Maps of {_PROXY[1]} x {_PROXY[0]}, the largest; noise as photo.",
+        f"{numba.get_num_threads()} threads. Maps of {_PROXY[1]} x {_PROXY[0]}, the largest; noise as photo.",
         "Each row in a process of its own: seconds are medians; *processor* is their sum over threads; *arrays* are",
         "the photo and the result, *more* is what rendering takes beyond them at its peak, *process* is the peak of",
         "the whole process with torch in it. Where seconds exceed processor seconds, other programs had the cores.",
@@ -226,8 +229,8 @@ def _report(
         f"(`tests/benchmarks/grid_renderer.py`); it takes {grid['growth']:.0f} MiB beyond photo and result.",
         "",
         f"The first call of a fresh installation compiles for {firsts[0]['processor']:.1f} processor seconds a pair of",
-        f"depths, and {firsts[0]['growth']:.0f} MiB stay; a later process takes {firsts[1]['processor']:.1f} s and",
-        f"{firsts[1]['growth']:.0f} MiB.",
+        f"depths, and {firsts[0]['growth']:.0f} MiB stay; that of a later process takes {firsts[1]['processor']:.1f} s",
+        f"and {firsts[1]['growth']:.0f} MiB.",
         "",
         "## Dither",
         "",
