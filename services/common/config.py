@@ -45,12 +45,14 @@ class ProcessSettings(BaseSettings):
     )
     reflection: bool = Field(default=True, description="Whether gRPC server reflection is on.")
     max_message_bytes: int = Field(
-        default=128 * _MIB,
+        default=416 * _MIB,
         ge=_MIB,
         le=1024 * _MIB,
         description="Largest gRPC message; holds two photos of max_image_bytes.",
     )
-    max_image_bytes: int = Field(default=60 * _MIB, ge=1024, description="Largest encoded photo accepted.")
+    max_image_bytes: int = Field(
+        default=200 * _MIB, ge=1024, description="Largest encoded photo accepted; fits 30 MP of 16 bits uncompressed."
+    )
     max_pixels: int = Field(
         default=100_000_000, ge=1024, description="Largest photo accepted, in pixels; read from its header."
     )
