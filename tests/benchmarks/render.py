@@ -154,9 +154,9 @@ def _ratios(repeats: int) -> dict[str, float]:
         step = (1 << 19) // width
         for top in range(0, height, step):
             part = slice(top, min(top + step, height))
-            by(field, pixels[part], rows.part(part.start, part.stop), columns, 1.0, 255.0, tile, result[part])
+            by(field, pixels[part], rows.part(part.start, part.stop), columns, 1.0, 255.0, tile, True, result[part])
 
-    tile = dither_thresholds(0)
+    tile = dither_thresholds(0, 0.5)
     ways: dict[str, Callable[[], object]] = {
         "whole": lambda: render(maps, pixels, 1.0, "none", 8, lambda: False),
         "kernel": lambda: strips(strip_by_kernel, change.numpy()),

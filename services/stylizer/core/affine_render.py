@@ -29,6 +29,10 @@ _STRIP_PIXELS: Final = 1 << 20
 _MOST_COEFFICIENT: Final = 1e6
 """Largest coefficient, far beyond any look's, that cannot make float32 overflow on the way."""
 
+_FLAT_AMPLITUDE: Final = 0.5
+"""Of the dither on flat ground of an 8-bit photo: half of a step between two levels goes, and a quarter of plain
+rounding's variance comes on top; the whole of it would double that."""
+
 
 def preserved(change: Tensor, preserve: str) -> Tensor:
     """What remains of a change of colour when something of the content is to survive.
@@ -67,9 +71,11 @@ def render(
     coefficients, it is folded into them at the proxy's size; a pixel then costs one interpolation and one 3x4 product.
 
     8-bit results are dithered (:func:`~services.stylizer.core.dither.dither_thresholds`), so that smooth skies get no
-    bands; 16-bit results are rounded. With strength 0 nothing is dithered: the photo comes back bit for bit, or with
-    its depth changed as plain rounding of v·257 and v/257 does. Where the map is the identity, pixels of a photo of the
-    result's depth stay bit-identical at every strength.
+    bands; 16-bit results are rounded. A photo that has 8 bits itself is dithered by half, and only where a pixel has
+    the colour of its neighbours left and right: anywhere else its own grain does it, and a second one is noise.
+    With strength 0 nothing is dithered: the photo comes back bit for bit, or with its depth changed as plain rounding
+    of v·257 and v/257 does. Where the map is the identity, pixels of a photo of the result's depth stay bit-identical
+    at every strength.
 
     Args:
         coefficients: (3, 4, h, w) float32, rows of [A | b] on RGB 0..1, gamma-encoded, in the photo's own space.
@@ -94,7 +100,8 @@ def render(
     peak = float(np.iinfo(target).max)
     scale = peak / float(np.iinfo(pixels.dtype).max)
     dithered = bit_depth == 8 and strength > 0
-    thresholds = dither_thresholds(seed) if dithered else plain_thresholds()
+    flat_only = dithered and pixels.dtype == np.uint8
+    thresholds = dither_thresholds(seed, _FLAT_AMPLITUDE if flat_only else 1.0) if dithered else plain_thresholds()
     change = _change(coefficients.detach(), strength, preserve, scale, peak)
     on_cpu = change.device.type == "cpu"
     rows, columns = Samples.of(height, change.shape[0]), Samples.of(width, change.shape[1])
@@ -105,7 +112,7 @@ def render(
             raise SolveCancelled
         part = slice(top, min(top + step, height))
         source, below = np.ascontiguousarray(pixels[part]), np.roll(thresholds, -top, axis=0)
-        place = (source, rows.part(part.start, part.stop), columns, scale, peak, below, result[part])
+        place = (source, rows.part(part.start, part.stop), columns, scale, peak, below, flat_only, result[part])
         if on_cpu:
             strip_by_kernel(change.numpy(), *place)
         else:

@@ -52,12 +52,13 @@ def strip_by_kernel(
     scale: float,
     peak: float,
     thresholds: NDArray[np.float32],
+    flat_only: bool,
     result: NDArray[Any],
 ) -> None:
     """Render a strip on the CPU.
 
     A value of the result is ``⌊clamp(scale·V + A·V + b, 0, peak) + threshold⌋``, where V are the source's levels of
-    the pixel and [A | b] is ``change`` between the four nearest proxy pixels. All in float32; every pixel on its own,
+    the pixel and [A | b] is ``change`` between the four nearest proxy pixels. All in float32; every row on its own,
     so that neither strips nor threads show in the bits.
 
     Args:
@@ -68,11 +69,12 @@ def strip_by_kernel(
         scale: result levels per source level.
         peak: the result's highest level.
         thresholds: (n, m, 3) float32, repeated from the strip's first row and column on; n and m are powers of two.
+        flat_only: 0.5 is the threshold of pixels that differ from the one to their left or right.
         result: (R, W, 3) uint8 or uint16, C-contiguous, written.
     """
     _kernel(
         *(change, source, rows.low, rows.high, rows.share, columns.low, columns.high, columns.share),
-        *(np.float32(scale), np.float32(peak), thresholds, result),
+        *(np.float32(scale), np.float32(peak), thresholds, flat_only, result),
     )
 
 
@@ -84,6 +86,7 @@ def strip_by_torch(
     scale: float,
     peak: float,
     thresholds: NDArray[np.float32],
+    flat_only: bool,
     result: NDArray[Any],
 ) -> None:
     """Render a strip on the device of ``change``; arguments and bits as :func:`strip_by_kernel`.
@@ -105,13 +108,25 @@ def strip_by_torch(
     O = (V * scale + moved).clamp(0, peak)
     height, width, _ = source.shape
     down, across = np.arange(height) % thresholds.shape[0], np.arange(width) % thresholds.shape[1]
-    levels = O + there(thresholds[down[:, None], across]).permute(2, 0, 1)
+    added = there(thresholds[down[:, None], across])
+    if flat_only:
+        added = torch.where(there(_is_flat(source))[:, :, None], added, 0.5)
+    levels = O + added.permute(2, 0, 1)
     result[:] = levels.permute(1, 2, 0).to(torch.int32).cpu().numpy()
+
+
+def _is_flat(source: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels that have the colour of both neighbours in their row, as far as there are any: (R, W)."""
+    same = (source[:, 1:] == source[:, :-1]).all(axis=2)
+    flat = np.ones(source.shape[:2], bool)
+    flat[:, 1:] &= same
+    flat[:, :-1] &= same
+    return flat
 
 
 @njit(cache=True, parallel=True, fastmath=False)
 def _kernel(  # type: ignore[no-untyped-def]
-    change, source, row_low, row_high, row_share, low, high, share, scale, peak, thresholds, result
+    change, source, row_low, row_high, row_share, low, high, share, scale, peak, thresholds, flat_only, result
 ):
     for y in prange(source.shape[0]):
         line = np.empty(change.shape[1:], np.float32)
@@ -120,7 +135,14 @@ def _kernel(  # type: ignore[no-untyped-def]
             for k in range(12):
                 line[x, k] = above[x, k] + down * (below[x, k] - above[x, k])
         threshold, last = thresholds[y & (thresholds.shape[0] - 1)], thresholds.shape[1] - 1
+        end = source.shape[1] - 1
         for x in range(source.shape[1]):
+            before, after, is_dithered = max(x - 1, 0), min(x + 1, end), True
+            if flat_only:
+                for k in range(3):
+                    v = source[y, x, k]
+                    if source[y, before, k] != v or source[y, after, k] != v:
+                        is_dithered = False
             left, right, across = line[low[x]], line[high[x]], share[x]
             r, g, b = np.float32(source[y, x, 0]), np.float32(source[y, x, 1]), np.float32(source[y, x, 2])
             for k in range(3):
@@ -132,4 +154,4 @@ def _kernel(  # type: ignore[no-untyped-def]
                 moved = a_r * r + a_g * g + a_b * b + offset
                 level = np.float32(source[y, x, k]) * scale + moved
                 level = min(max(level, np.float32(0)), peak)
-                result[y, x, k] = int(level + threshold[x & last, k])
+                result[y, x, k] = int(level + (threshold[x & last, k] if is_dithered else np.float32(0.5)))

@@ -26,7 +26,7 @@ _SIGMA_PX: Final = 1.5
 """Of the Gaussian that measures crowding; Ulichney's choice."""
 
 
-def dither_thresholds(seed: int) -> NDArray[np.float32]:
+def dither_thresholds(seed: int, amplitude: float = 1.0) -> NDArray[np.float32]:
     """What is added to a value in 8-bit levels before it is truncated, so that it is rounded up as often as it should.
 
     Rectangular, not triangular, noise: the mean of its error is below 0.001 levels at any value, and a value that sits
@@ -39,16 +39,17 @@ def dither_thresholds(seed: int) -> NDArray[np.float32]:
 
     Args:
         seed: moves the tile, so that the frames of a burst need not share their noise; 4096 positions are told apart.
+        amplitude: 1 for the whole of a level; less leaves a band's edge a step of what is missing, 0 is plain rounding.
 
     Returns:
-        (TILE_EDGE, TILE_EDGE, 3) float32 in 0.001..0.999; row, column and channel of a pixel, modulo the shape,
-        find its threshold.
+        (TILE_EDGE, TILE_EDGE, 3) float32 in 0.001..0.999, around 0.5; row, column and channel of a pixel, modulo the
+        shape, find its threshold.
     """
     tile = _MARGIN + (1 - 2 * _MARGIN) * (void_and_cluster(TILE_EDGE) + 0.5) / TILE_EDGE**2
     mixed = seed * 0x9E3779B97F4A7C15 % 2**64  # 2^64 over the golden ratio spreads neighbouring seeds
     row, column = divmod(mixed >> 52, TILE_EDGE)
     channels = [np.roll(tile, (row + down, column + right), (0, 1)) for down, right in _CHANNEL_SHIFTS]
-    return np.stack(channels, axis=-1).astype(np.float32)
+    return (0.5 + amplitude * (np.stack(channels, axis=-1) - 0.5)).astype(np.float32)
 
 
 def plain_thresholds() -> NDArray[np.float32]:

@@ -30,22 +30,27 @@ _GAMUT_WEIGHT: Final = 10.0
 _PALETTE_WEIGHT: Final = 10.0
 _EDGES_WEIGHT: Final = 0.11
 _PAPER = {"content": 5.0, "style": 100.0, "affine": 1e4}
-_STYLE_SHARE: Final = 0.46
-_CONTENT_SHARE: Final = 0.035
-_AFFINE_SHARE: Final = 4.4
+_STYLE_SHARE: Final = 0.48
+_CONTENT_SHARE: Final = 0.02
+_AFFINE_SHARE: Final = 0.95
+_ENERGY_POWER: Final = 0.2
 """What the paper's weights make of the root of a style distance that is the warm start's, of a relative content
-distance of 1 and of the root of an energy of 1 per pixel. So the balance depends neither on the scale of a trunk's
-features (docs/adr/0005) nor on how far apart the photos are, and what style the published pictures do not reach is
-spent on being a photograph (docs/adr/0006)."""
+distance of 1 and of an energy of 1 per pixel to the power of :data:`_ENERGY_POWER`. So the balance depends neither on
+the scale of a trunk's features (docs/adr/0005) nor on how far apart the photos are, and what style the published
+pictures do not reach is spent on being a photograph (docs/adr/0006). The power is less than that of style, since fog
+(20e-6) must count its energy nearly as much as night lights do (800e-6)."""
 
 _MU: Final = 3.0
 _STEPS: Final = 8
 """Of the proximal step: eight applications of M are within 4 % of the exact inverse at μ = 3."""
 
-_EDGE_FLOOR: Final = 1e-10
+_EDGE_FLOOR: Final = 1e-5
+"""Added to the squared Sobel magnitude: about that of 8-bit rounding noise, 24 · 0.45 / 12 / 255². Below it there is
+nothing to keep; without it what looks empty, as a black ground, holds the whole picture in place (pair 16)."""
+
 _STYLE_FLOOR: Final = 1e-4
 _ENERGY_FLOOR: Final = 1e-6
-"""Relative style distance and energy per pixel below which less hardly counts; they keep the roots' slopes finite."""
+"""Relative style distance and energy per pixel below which less hardly counts; they keep the powers' slopes finite."""
 
 _LEAST_REFERENCE: Final = 0.02
 """Relative style distance of a warm start below which it is as good as the style."""
@@ -158,7 +163,7 @@ class PictureObjective:
 
     Departures from the paper, each measured in docs/experiments.md: the picture is clipped before it is compared, since
     colours outside 0..1 reach style that no photograph can show (the gradient outside comes from the gamut penalty);
-    style and matting energy enter by their roots, so that pairs that are near their goal already keep their balance;
+    style and matting energy enter by powers below 1, so that pairs that are near their goal already keep their balance;
     a term for edges. Each term is relative to a scale of its own, see :data:`_AFFINE_SHARE`. The matting term is an
     energy per pixel, so that λ means the same at every size; the published code sums over its 700 px pictures.
     """
@@ -188,7 +193,7 @@ class PictureObjective:
         style = self._weights.style / _PAPER["style"] * _STYLE_SHARE * distance.sqrt()
         content = self._weights.content / _PAPER["content"] * _CONTENT_SHARE * self.goal.relative_content(features)
         per_pixel = matting_energy(O, self._laplacian) / self._pixels
-        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * (per_pixel + _ENERGY_FLOOR).sqrt()
+        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * (per_pixel + _ENERGY_FLOOR) ** _ENERGY_POWER
         affine = affine.to(style.dtype)
         edges = _EDGES_WEIGHT * (1 - self._edges.similarity(O))
         gamut = _GAMUT_WEIGHT * gamut_penalty(free) + _PALETTE_WEIGHT * self._palette.penalty(O)

@@ -1,6 +1,7 @@
 """L-BFGS with a strong-Wolfe line search, coarse to fine: first on the field's grid, then on pixels.
 
-Nocedal & Wright 2006, algorithms 7.5 and 3.5, as torch implements them. A level starts where the coarser one ended.
+Nocedal & Wright 2006, algorithms 7.5 and 3.5, as torch implements them. A level starts where the coarser one ended, and
+with the curvature that it found (``curvature.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from services.stylizer.core.curvature import Path, preload
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.results import Losses
 from services.stylizer.core.variables import Problem, State
@@ -164,6 +166,7 @@ class _Run:
         self._budget, self._on_progress, self._should_stop = time_budget_seconds, on_progress, should_stop
         self._work = sum(level.evaluations * level.edge_px**2 for level in levels)
         self._done = 0  # of the planned work; what a level leaves over is done too
+        self._path = Path(0)
         self._began = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
 
@@ -174,6 +177,7 @@ class _Run:
         unit = problem.first_step * problem.start.numel()
         y = torch.zeros_like(problem.start).requires_grad_(True)
         best = problem.start
+        path = Path(problem.history)
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
 
@@ -193,6 +197,7 @@ class _Run:
             point = x.detach()
             if not bests or losses.total < bests[-1]:
                 self.best, best = losses, point
+                path.add(point, _gradient(y) / unit)
             bests.append(self.best.total)
             self.evaluations += 1
             self.spent += level.edge_px**2
@@ -213,6 +218,7 @@ class _Run:
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
+        preload(optimiser, y, unit, self._path)
         try:
             optimiser.step(closure)  # type: ignore[no-untyped-call]
             self.stopped_by = "plateau"  # the line search found no further descent
@@ -220,6 +226,7 @@ class _Run:
             self.stopped_by = stop.reason
         if bests:
             self.state = problem.state(best)
+        self._path = path
         self._done = work_before + level.evaluations * level.edge_px**2
 
     def _check_limits(self, level: Level, bests: Sequence[float]) -> None:
@@ -232,3 +239,8 @@ class _Run:
             raise _Stop("max_evaluations")
         if len(bests) > _PLATEAU_EVALUATIONS and bests[-1] > (1 - _PLATEAU_RELATIVE) * bests[-1 - _PLATEAU_EVALUATIONS]:
             raise _Stop("plateau")
+
+
+def _gradient(y: Tensor) -> Tensor:
+    assert y.grad is not None, "backward has filled it"  # noqa: S101
+    return y.grad

@@ -87,14 +87,30 @@ def test_proxies_of_any_size(proxy: tuple[int, int]) -> None:
     assert np.abs(rendered(maps(*proxy), pixels, depth=16) - expected).max() < 0.6
 
 
-@pytest.mark.parametrize("source", [8, 16])
-def test_8_bits_are_the_definition_dithered(source: int) -> None:
-    pixels = photo(depth=source)
-    expected = by_definition(maps(), pixels, 1.0, "none") * 255
-    result = rendered(maps(), pixels)
+def test_8_bits_of_16_are_the_definition_dithered() -> None:
+    pixels = photo(depth=16)
+    error = rendered(maps(), pixels) - by_definition(maps(), pixels, 1.0, "none") * 255
+    assert 0.9 < np.abs(error).max() < 1  # plain rounding would stay below a half
+
+
+def test_grain_of_8_bits_is_rounded_plainly() -> None:
+    error = rendered(maps(), photo()) - by_definition(maps(), photo(), 1.0, "none") * 255
+    assert np.abs(error).max() < 0.501
+
+
+def test_flat_ground_of_8_bits_is_dithered_by_half() -> None:
+    """A sky of one colour that gets a slope of 3 levels: what bands are left are half a step, and detail is rounded."""
+    pixels = np.full((64, 512, 3), 100, np.uint8)
+    pixels[:, 200:203] = 140
+    slope = identity(1, 2)
+    slope[:, 3, :, 1] = 3 / 255
+    result = rendered(slope, pixels)
+    expected = by_definition(slope, pixels, 1.0, "none") * 255
     assert result.dtype == np.uint8
-    assert np.abs(result - expected).max() < 1
-    assert np.abs(result - expected).max() > 0.9  # plain rounding would stay below a half
+    by_column = (result - expected).mean(axis=0)
+    assert 0.2 < np.abs(by_column[10:190]).max() < 0.3  # plain rounding: 0.5
+    assert result[:, 10:190].std(axis=0).max() > 0.45
+    assert not result[:, 199:204].std(axis=0).any()
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -107,9 +123,14 @@ def test_kernel_and_torch_give_the_same_bits(size: tuple[int, int], source: int,
     peak = 2.0**depth - 1
     scale = peak / (2**source - 1)
     results = [np.zeros(pixels.shape, DTYPES[depth]) for _ in range(2)]
-    for thresholds in (dither_thresholds(3), plain_thresholds()):
-        strip_by_kernel(change.numpy(), pixels, rows, columns, scale, peak, thresholds, results[0])
-        strip_by_torch(change, pixels, rows, columns, scale, peak, thresholds, results[1])
+    pixels[:, size[1] // 3 : size[1] // 2] = 77
+    for thresholds, flat_only in (
+        (dither_thresholds(3), False),
+        (dither_thresholds(3, 0.5), True),
+        (plain_thresholds(), False),
+    ):
+        strip_by_kernel(change.numpy(), pixels, rows, columns, scale, peak, thresholds, flat_only, results[0])
+        strip_by_torch(change, pixels, rows, columns, scale, peak, thresholds, flat_only, results[1])
         assert np.array_equal(*results)
 
 
@@ -129,7 +150,7 @@ def test_strips_equal_the_whole(depth: int) -> None:
         assert np.array_equal(rendered(maps(), pixels, depth=depth, strip_pixels=strip_pixels), whole)
 
 
-def test_a_pixel_knows_nothing_of_the_others() -> None:
+def test_a_pixel_knows_nothing_of_those_far_away() -> None:
     pixels = photo()
     other = 255 - pixels
     other[20:40, 30:60] = pixels[20:40, 30:60]
@@ -227,7 +248,7 @@ def test_16_bit_values_on_an_8_bit_level_stay_there() -> None:
 def test_dither_has_no_bias(share: float) -> None:
     coefficients = identity()
     coefficients[:, 3] = share / 255
-    pixels = np.full((128, 192, 3), 100, np.uint8)
+    pixels = np.full((128, 192, 3), 100 * 257, np.uint16)
     result = rendered(coefficients, pixels)
     assert set(np.unique(result)) == {100, 101}
     np.testing.assert_allclose(result.mean(axis=(0, 1)), 100 + share, atol=0.0015)
@@ -276,9 +297,10 @@ def test_values_beyond_the_range_are_clipped() -> None:
 
 
 def test_same_seed_same_bits() -> None:
-    first = rendered(maps(), photo(), seed=5)
-    assert np.array_equal(rendered(maps(), photo(), seed=5), first)
-    assert not np.array_equal(rendered(maps(), photo(), seed=6), first)
+    pixels = photo(depth=16)
+    first = rendered(maps(), pixels, seed=5)
+    assert np.array_equal(rendered(maps(), pixels, seed=5), first)
+    assert not np.array_equal(rendered(maps(), pixels, seed=6), first)
 
 
 def test_cancel() -> None:
