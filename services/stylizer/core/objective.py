@@ -43,8 +43,8 @@ pictures do not reach is spent on being a photograph (docs/adr/0006). The power 
 _EPSILON: Final = 1e-5
 _MU: Final = 3.0
 _STEPS: Final = 8
-"""Of the proximal step. Its ε is about the variance of 8-bit rounding in a window (9 / 12 / 255²), a hundred times that of
-the energy: with 1e-7 the rounding noise and JPEG blocks of a clear sky count as structure, which may be raised to
+"""Of the proximal step. Its ε is about the variance of 8-bit rounding in a window (9 / 12 / 255²), a hundred times that
+of the energy: with 1e-7 the rounding noise and JPEG blocks of a clear sky count as structure, which may be raised to
 speckle at no cost. Eight applications of M are within 4 % of the exact inverse at μ = 3."""
 
 _EDGE_FLOOR: Final = 1e-5
@@ -155,7 +155,9 @@ class StyleGoal:
 
 
 class PictureObjective:
-    """Value and gradient of the objective in T, where the picture is ``O = clip((1 + μM)⁻¹ T)``.
+    """Value and gradient of the objective in T, where the picture is ``O = clip((1 + μM')⁻¹ T)``.
+
+    M' has a larger ε than the M of the energy, see :data:`_EPSILON`.
 
     Args:
         goal: what the features are compared with.

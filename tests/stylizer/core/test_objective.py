@@ -80,15 +80,28 @@ def test_the_picture_is_the_clipped_proximal_step() -> None:
     T = photo(3) * 2 - 0.5
     O = objective().picture(T)
     laplacian = MattingLaplacian(I)
-    assert torch.equal(O, smoothed(T, laplacian, 3.0, 8).clamp(0, 1))
+    assert torch.equal(O, smoothed(T, MattingLaplacian(I, 1e-5), 3.0, 8).clamp(0, 1))
     assert float(matting_energy(O, laplacian)) < 0.5 * float(matting_energy(T.clamp(0, 1), laplacian))
 
 
+def test_rounding_noise_raised_to_speckle_is_smoothed_away() -> None:
+    """Which the energy alone, at the published epsilon, takes for structure of the photo."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(I.shape, generator=generator) - 0.5
+    clear = (0.5 + noise / 255).clamp(0, 1)
+    speckle = 0.5 + 20 * noise / 255
+    assert float(matting_energy(speckle, MattingLaplacian(clear))) < 0.15 * float(
+        noise.square().sum() * (20 / 255) ** 2
+    )
+    O = PictureObjective(goal(), clear, AnyColour(), Weights(), 0.5).picture(speckle)
+    assert float((O - O.mean()).std()) < 0.4 * float(speckle.std())
+
+
 def test_the_content_photo_costs_style_alone() -> None:
-    terms = losses(I)
-    assert terms.content == pytest.approx(0, abs=1e-6)
-    assert terms.edges == pytest.approx(0, abs=1e-6)
-    assert 0 < terms.affine < 0.02 * losses(torch.rand(I.shape, generator=torch.Generator().manual_seed(9))).affine
+    terms = losses(I)  # seen through the proximal step, whose larger epsilon moves it a little
+    assert terms.content == pytest.approx(0, abs=1e-5)
+    assert terms.edges == pytest.approx(0, abs=1e-5)
+    assert 0 < terms.affine < 0.2 * losses(torch.rand(I.shape, generator=torch.Generator().manual_seed(9))).affine
     assert terms.style > 0.1
 
 
@@ -138,4 +151,4 @@ def test_equal_photos_give_finite_terms() -> None:
     total.backward()  # type: ignore[no-untyped-call]
     assert T.grad is not None
     assert bool(torch.isfinite(T.grad).all())
-    assert all(0 <= term < 1 for term in dataclasses.asdict(terms).values())
+    assert all(-1e-6 <= term < 10 for term in dataclasses.asdict(terms).values()), terms
