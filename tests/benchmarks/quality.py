@@ -1,7 +1,8 @@
 """Quality of results: ours beside the published pictures, what fewer or more evaluations give, and ``mode = paper``.
 
     python -m tests.benchmarks.quality [--parts field sweep paper time] [--pairs 01 09 ...] [--quality high]
-        [--sweep 10 20 40 80 160] [--sweep-edge 512] [--paper-pairs 09 58] [--paper-edge 256] [--paper-evaluations 300]
+        [--sweep 10 20 30 40 80 160] [--sweep-edge 512]
+        [--paper-pairs 09 58] [--paper-edge 256] [--paper-evaluations 300]
 
 Parts, each with a table and its rows as JSON under ``docs/benchmarks/``:
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--pairs", nargs="+")
     parser.add_argument("--quality", nargs="+", choices=CHOICES["quality"], default=["high"])
-    parser.add_argument("--sweep", nargs="+", type=int, default=[10, 20, 40, 80, 160])
+    parser.add_argument("--sweep", nargs="+", type=int, default=[10, 20, 30, 40, 80, 160])
     parser.add_argument("--sweep-edge", type=int, default=PRESETS["field"]["standard"].solve_edge_px)
     parser.add_argument("--paper-pairs", nargs="+", default=["09", "58"])
     parser.add_argument("--paper-edge", type=int, default=256)
@@ -72,10 +73,14 @@ def _field(bench: Bench, options: argparse.Namespace) -> None:
             quality,
             f"Quality `{quality}` ({params.solve_edge_px} px, {params.max_evaluations} evaluations) beside the "
             "published pictures",
-            f"--parts field --quality {quality}",
+            f"--parts field --quality {quality}{_pairs(options)}",
             field_table(rows),
             {"params": asdict(params), "counts": asdict(Counts.of(rows)), "rows": [asdict(row) for row in rows]},
         )
+
+
+def _pairs(options: argparse.Namespace) -> str:
+    return f" --pairs {' '.join(options.pairs)}" if options.pairs else ""
 
 
 def _sweep(bench: Bench, options: argparse.Namespace) -> None:
@@ -87,7 +92,7 @@ def _sweep(bench: Bench, options: argparse.Namespace) -> None:
     bench.write(
         "sweep",
         f"What more evaluations give at {options.sweep_edge} px",
-        f"--parts sweep --sweep {' '.join(map(str, options.sweep))} --sweep-edge {options.sweep_edge}",
+        f"--parts sweep --sweep {' '.join(map(str, options.sweep))} --sweep-edge {options.sweep_edge}{_pairs(options)}",
         sweep_table(rows),
         {
             "solve_edge_px": options.sweep_edge,
