@@ -8,7 +8,7 @@ import numpy as np
 from dpst.v1 import image_pb2, labels_pb2
 
 from services.common.errors import InvalidArgument, NotFound
-from services.common.images import FORMATS, ImageLimits, OutputFormat, PhotoInfo
+from services.common.images import FORMATS, FORMATS_OF_16_BITS, ImageLimits, OutputFormat, PhotoInfo
 from services.common.label_maps import LabelMap, decode_label_map, encode_label_map
 
 __all__ = [
@@ -98,7 +98,7 @@ def output_format(options: image_pb2.OutputOptions, field: str) -> OutputFormat:
     bit_depth = options.bit_depth if options.HasField("bit_depth") else None
     if bit_depth not in (None, 8, 16):
         raise InvalidArgument(f"{field}.bit_depth", bit_depth, "8 or 16")
-    if bit_depth == 16 and kind not in (None, "png", "tiff"):
+    if bit_depth == 16 and kind not in (None, *FORMATS_OF_16_BITS):
         raise InvalidArgument(f"{field}.bit_depth", 16, f"{kind} holds no 16 bits a channel; png and tiff do")
     return OutputFormat(
         format=kind,

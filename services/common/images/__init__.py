@@ -7,10 +7,11 @@ converted into it. CMYK, CIELAB and greyscale photos enter as RGB.
 from services.common.images.cielab import cielab
 from services.common.images.decode import Photo, open_photo
 from services.common.images.encode import OutputFormat, encode_photo, encode_preview, output_bit_depth
-from services.common.images.info import FORMATS, ImageLimits, PhotoInfo
+from services.common.images.info import FORMATS, FORMATS_OF_16_BITS, ImageLimits, PhotoInfo
 
 __all__ = [
     "FORMATS",
+    "FORMATS_OF_16_BITS",
     "ImageLimits",
     "OutputFormat",
     "Photo",

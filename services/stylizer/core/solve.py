@@ -142,7 +142,7 @@ def solve(
     """
     run = _Run(levels, time_budget_seconds, on_progress, should_stop, start)
     for level in levels:
-        run.descend(level)
+        run.descend(level, carries=level is not levels[-1])
         if run.stopped_by == "time_budget":
             break
     full_size = run.spent / full_edge_px**2
@@ -170,14 +170,14 @@ class _Run:
         self._began = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
 
-    def descend(self, level: Level) -> None:
-        """Minimise at one level, from where the last one ended."""
+    def descend(self, level: Level, carries: bool) -> None:
+        """Minimise at one level, from where the last one ended; ``carries`` keeps its curvature for another one."""
         problem = level.begin(self.state)
         # L-BFGS takes a first step of 1-norm 1: in these units it moves each value by first_step on average.
         unit = problem.first_step * problem.start.numel()
         y = torch.zeros_like(problem.start).requires_grad_(True)
         best = problem.start
-        path = Path(problem.history)
+        path = Path(problem.history if carries else 0)
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
 
