@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64pst/v1/labels.proto\x12\x07\x64pst.v1\"8\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\narea_share\x18\x03 \x01(\x01\"7\n\x08LabelMap\x12\x0b\n\x03png\x18\x01 \x01(\x0c\x12\x1e\n\x06labels\x18\x02 \x03(\x0b\x32\x0e.dpst.v1.Label\"6\n\x08SoftMask\x12\x1d\n\x05label\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Label\x12\x0b\n\x03png\x18\x02 \x01(\x0c\"\x90\x01\n\nLabelMatch\x12\x15\n\rcontent_label\x18\x01 \x01(\t\x12\x13\n\x0bstyle_label\x18\x02 \x01(\t\x12 \n\x04kind\x18\x03 \x01(\x0e\x32\x12.dpst.v1.MatchKind\x12\x1a\n\x12\x63ontent_area_share\x18\x04 \x01(\x01\x12\x18\n\x10style_area_share\x18\x05 \x01(\x01*\x8c\x01\n\x0bLabelPolicy\x12\x1c\n\x18LABEL_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12LABEL_POLICY_MERGE\x10\x01\x12\x17\n\x13LABEL_POLICY_GLOBAL\x10\x02\x12\x15\n\x11LABEL_POLICY_KEEP\x10\x03\x12\x17\n\x13LABEL_POLICY_REJECT\x10\x04*\x7f\n\tMatchKind\x12\x1a\n\x16MATCH_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMATCH_KIND_SAME\x10\x01\x12\x15\n\x11MATCH_KIND_MERGED\x10\x02\x12\x15\n\x11MATCH_KIND_GLOBAL\x10\x03\x12\x13\n\x0fMATCH_KIND_KEPT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64pst/v1/labels.proto\x12\x07\x64pst.v1\"8\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\narea_share\x18\x03 \x01(\x01\"7\n\x08LabelMap\x12\x0b\n\x03png\x18\x01 \x01(\x0c\x12\x1e\n\x06labels\x18\x02 \x03(\x0b\x32\x0e.dpst.v1.Label\"6\n\x08SoftMask\x12\x1d\n\x05label\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Label\x12\x0b\n\x03png\x18\x02 \x01(\x0c\"\x90\x01\n\nLabelMatch\x12\x15\n\rcontent_label\x18\x01 \x01(\t\x12\x13\n\x0bstyle_label\x18\x02 \x01(\t\x12 \n\x04kind\x18\x03 \x01(\x0e\x32\x12.dpst.v1.MatchKind\x12\x1a\n\x12\x63ontent_area_share\x18\x04 \x01(\x01\x12\x18\n\x10style_area_share\x18\x05 \x01(\x01\"\\\n\x13SegmentationOptions\x12\'\n\nrefinement\x18\x01 \x01(\x0e\x32\x13.dpst.v1.Refinement\x12\x0e\n\x06scales\x18\x02 \x03(\x01\x12\x0c\n\x04\x66lip\x18\x03 \x01(\x08\"\x8d\x01\n\x0cLabelVerdict\x12\r\n\x05label\x18\x01 \x01(\t\x12!\n\x07verdict\x18\x02 \x01(\x0e\x32\x10.dpst.v1.Verdict\x12\x12\n\narea_share\x18\x03 \x01(\x01\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x13\n\x0bmerged_into\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t*\x8c\x01\n\x0bLabelPolicy\x12\x1c\n\x18LABEL_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12LABEL_POLICY_MERGE\x10\x01\x12\x17\n\x13LABEL_POLICY_GLOBAL\x10\x02\x12\x15\n\x11LABEL_POLICY_KEEP\x10\x03\x12\x17\n\x13LABEL_POLICY_REJECT\x10\x04*\x7f\n\tMatchKind\x12\x1a\n\x16MATCH_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMATCH_KIND_SAME\x10\x01\x12\x15\n\x11MATCH_KIND_MERGED\x10\x02\x12\x15\n\x11MATCH_KIND_GLOBAL\x10\x03\x12\x13\n\x0fMATCH_KIND_KEPT\x10\x04*h\n\nRefinement\x12\x1a\n\x16REFINEMENT_UNSPECIFIED\x10\x00\x12\x13\n\x0fREFINEMENT_NONE\x10\x01\x12\x15\n\x11REFINEMENT_GUIDED\x10\x02\x12\x12\n\x0eREFINEMENT_CRF\x10\x03*s\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_KEPT\x10\x01\x12\x14\n\x10VERDICT_SOFTENED\x10\x02\x12\x12\n\x0eVERDICT_MERGED\x10\x03\x12\x13\n\x0fVERDICT_DROPPED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.labels_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LABELPOLICY']._serialized_start=352
-  _globals['_LABELPOLICY']._serialized_end=492
-  _globals['_MATCHKIND']._serialized_start=494
-  _globals['_MATCHKIND']._serialized_end=621
+  _globals['_LABELPOLICY']._serialized_start=590
+  _globals['_LABELPOLICY']._serialized_end=730
+  _globals['_MATCHKIND']._serialized_start=732
+  _globals['_MATCHKIND']._serialized_end=859
+  _globals['_REFINEMENT']._serialized_start=861
+  _globals['_REFINEMENT']._serialized_end=965
+  _globals['_VERDICT']._serialized_start=967
+  _globals['_VERDICT']._serialized_end=1082
   _globals['_LABEL']._serialized_start=33
   _globals['_LABEL']._serialized_end=89
   _globals['_LABELMAP']._serialized_start=91
@@ -43,4 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOFTMASK']._serialized_end=202
   _globals['_LABELMATCH']._serialized_start=205
   _globals['_LABELMATCH']._serialized_end=349
+  _globals['_SEGMENTATIONOPTIONS']._serialized_start=351
+  _globals['_SEGMENTATIONOPTIONS']._serialized_end=443
+  _globals['_LABELVERDICT']._serialized_start=446
+  _globals['_LABELVERDICT']._serialized_end=587
 # @@protoc_insertion_point(module_scope)

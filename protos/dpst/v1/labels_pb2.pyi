@@ -83,6 +83,66 @@ MATCH_KIND_KEPT: MatchKind.ValueType  # 4
 """The region was left as it is."""
 Global___MatchKind: typing_extensions.TypeAlias = MatchKind
 
+class _Refinement:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RefinementEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Refinement.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    REFINEMENT_UNSPECIFIED: _Refinement.ValueType  # 0
+    """Same as GUIDED."""
+    REFINEMENT_NONE: _Refinement.ValueType  # 1
+    """Borders as the network gives them, interpolated."""
+    REFINEMENT_GUIDED: _Refinement.ValueType  # 2
+    """Guided filter of each label's probability (He, Sun, Tang 2013)."""
+    REFINEMENT_CRF: _Refinement.ValueType  # 3
+    """Mean field of a fully connected CRF (Krähenbühl & Koltun 2011). Slower."""
+
+class Refinement(_Refinement, metaclass=_RefinementEnumTypeWrapper):
+    """How the borders of regions are moved onto the photo's edges."""
+
+REFINEMENT_UNSPECIFIED: Refinement.ValueType  # 0
+"""Same as GUIDED."""
+REFINEMENT_NONE: Refinement.ValueType  # 1
+"""Borders as the network gives them, interpolated."""
+REFINEMENT_GUIDED: Refinement.ValueType  # 2
+"""Guided filter of each label's probability (He, Sun, Tang 2013)."""
+REFINEMENT_CRF: Refinement.ValueType  # 3
+"""Mean field of a fully connected CRF (Krähenbühl & Koltun 2011). Slower."""
+Global___Refinement: typing_extensions.TypeAlias = Refinement
+
+class _Verdict:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Never sent."""
+    VERDICT_KEPT: _Verdict.ValueType  # 1
+    """The label stands."""
+    VERDICT_SOFTENED: _Verdict.ValueType  # 2
+    """The label stands where the network is sure; its doubtful pixels went to other labels."""
+    VERDICT_MERGED: _Verdict.ValueType  # 3
+    """The whole region went to a related label."""
+    VERDICT_DROPPED: _Verdict.ValueType  # 4
+    """The label is gone; its pixels went to whatever label was next."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """What the confidence rule does with a label that a network saw."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Never sent."""
+VERDICT_KEPT: Verdict.ValueType  # 1
+"""The label stands."""
+VERDICT_SOFTENED: Verdict.ValueType  # 2
+"""The label stands where the network is sure; its doubtful pixels went to other labels."""
+VERDICT_MERGED: Verdict.ValueType  # 3
+"""The whole region went to a related label."""
+VERDICT_DROPPED: Verdict.ValueType  # 4
+"""The label is gone; its pixels went to whatever label was next."""
+Global___Verdict: typing_extensions.TypeAlias = Verdict
+
 @typing.final
 class Label(google.protobuf.message.Message):
     """One label of a label map."""
@@ -200,3 +260,73 @@ class LabelMatch(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___LabelMatch: typing_extensions.TypeAlias = LabelMatch
+
+@typing.final
+class SegmentationOptions(google.protobuf.message.Message):
+    """How a segmentation network is applied to a photo."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REFINEMENT_FIELD_NUMBER: builtins.int
+    SCALES_FIELD_NUMBER: builtins.int
+    FLIP_FIELD_NUMBER: builtins.int
+    refinement: Global___Refinement.ValueType
+    """How borders follow edges. Default: guided."""
+    flip: builtins.bool
+    """Whether the mirrored photo is averaged in too. Default: false."""
+    @property
+    def scales(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Sizes at which the photo enters the network, relative to the network's own, whose probabilities are averaged;
+        at most 4 of 0.5..2. Default: 1 alone.
+        """
+
+    def __init__(
+        self,
+        *,
+        refinement: Global___Refinement.ValueType = ...,
+        scales: collections.abc.Iterable[builtins.float] | None = ...,
+        flip: builtins.bool = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["flip", b"flip", "refinement", b"refinement", "scales", b"scales"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___SegmentationOptions: typing_extensions.TypeAlias = SegmentationOptions
+
+@typing.final
+class LabelVerdict(google.protobuf.message.Message):
+    """One label of a network and what became of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    AREA_SHARE_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    MERGED_INTO_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    label: builtins.str
+    """Common name, such as "sky"."""
+    verdict: Global___Verdict.ValueType
+    """What was done with it."""
+    area_share: builtins.float
+    """Share of the picture that it had before, 0..1."""
+    confidence: builtins.float
+    """Mean probability where it was the most probable, 0..1."""
+    merged_into: builtins.str
+    """Label that took the region; empty unless MERGED."""
+    reason: builtins.str
+    """Why, in one sentence; empty for KEPT."""
+    def __init__(
+        self,
+        *,
+        label: builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        area_share: builtins.float = ...,
+        confidence: builtins.float = ...,
+        merged_into: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["area_share", b"area_share", "confidence", b"confidence", "label", b"label", "merged_into", b"merged_into", "reason", b"reason", "verdict", b"verdict"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___LabelVerdict: typing_extensions.TypeAlias = LabelVerdict

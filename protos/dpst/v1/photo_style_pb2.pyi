@@ -68,6 +68,7 @@ class Transfer(google.protobuf.message.Message):
     SEGMENTATION_MODEL_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    SEGMENTATION_OPTIONS_FIELD_NUMBER: builtins.int
     segmentation_model: builtins.str
     """Segmentation network as "name" or "name/version"; empty = the service's default."""
     request_id: builtins.str
@@ -100,6 +101,10 @@ class Transfer(google.protobuf.message.Message):
     def output(self) -> dpst.v1.image_pb2.OutputOptions:
         """How the result is to be encoded."""
 
+    @property
+    def segmentation_options(self) -> dpst.v1.labels_pb2.SegmentationOptions:
+        """How the segmentation network is applied. Unset = the defaults that stand with each field."""
+
     def __init__(
         self,
         *,
@@ -112,10 +117,11 @@ class Transfer(google.protobuf.message.Message):
         segmentation_model: builtins.str = ...,
         request_id: builtins.str = ...,
         priority: Global___Priority.ValueType = ...,
+        segmentation_options: dpst.v1.labels_pb2.SegmentationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "style", b"style", "style_labels", b"style_labels"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "segmentation_options", b"segmentation_options", "style", b"style", "style_labels", b"style_labels"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "priority", b"priority", "request_id", b"request_id", "segmentation_model", b"segmentation_model", "style", b"style", "style_labels", b"style_labels"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "priority", b"priority", "request_id", b"request_id", "segmentation_model", b"segmentation_model", "segmentation_options", b"segmentation_options", "style", b"style", "style_labels", b"style_labels"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Transfer: typing_extensions.TypeAlias = Transfer

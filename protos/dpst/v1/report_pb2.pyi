@@ -274,6 +274,8 @@ class TransferReport(google.protobuf.message.Message):
     CONTENT_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    CONTENT_LABEL_VERDICTS_FIELD_NUMBER: builtins.int
+    STYLE_LABEL_VERDICTS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The id that stands in every log line about this request."""
     evaluations: builtins.int
@@ -332,6 +334,14 @@ class TransferReport(google.protobuf.message.Message):
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Plain sentences a person should read, such as the use of built-in models."""
 
+    @property
+    def content_label_verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.labels_pb2.LabelVerdict]:
+        """What the segmentation's confidence rule made of the content photo's labels. Empty if the caller brought labels."""
+
+    @property
+    def style_label_verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.labels_pb2.LabelVerdict]:
+        """The same for the style photo."""
+
     def __init__(
         self,
         *,
@@ -352,10 +362,12 @@ class TransferReport(google.protobuf.message.Message):
         content: dpst.v1.image_pb2.ImageInfo | None = ...,
         result: dpst.v1.image_pb2.ImageInfo | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        content_label_verdicts: collections.abc.Iterable[dpst.v1.labels_pb2.LabelVerdict] | None = ...,
+        style_label_verdicts: collections.abc.Iterable[dpst.v1.labels_pb2.LabelVerdict] | None = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_segmentation_model", b"content_segmentation_model", "features_model", b"features_model", "final_losses", b"final_losses", "first_losses", b"first_losses", "params", b"params", "quality", b"quality", "result", b"result", "style_segmentation_model", b"style_segmentation_model"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_segmentation_model", b"content_segmentation_model", "evaluations", b"evaluations", "features_model", b"features_model", "final_losses", b"final_losses", "first_losses", b"first_losses", "label_matches", b"label_matches", "notes", b"notes", "params", b"params", "partial", b"partial", "peak_memory_bytes", b"peak_memory_bytes", "quality", b"quality", "request_id", b"request_id", "result", b"result", "stages", b"stages", "stopped_by", b"stopped_by", "style_segmentation_model", b"style_segmentation_model"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_label_verdicts", b"content_label_verdicts", "content_segmentation_model", b"content_segmentation_model", "evaluations", b"evaluations", "features_model", b"features_model", "final_losses", b"final_losses", "first_losses", b"first_losses", "label_matches", b"label_matches", "notes", b"notes", "params", b"params", "partial", b"partial", "peak_memory_bytes", b"peak_memory_bytes", "quality", b"quality", "request_id", b"request_id", "result", b"result", "stages", b"stages", "stopped_by", b"stopped_by", "style_label_verdicts", b"style_label_verdicts", "style_segmentation_model", b"style_segmentation_model"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___TransferReport: typing_extensions.TypeAlias = TransferReport

@@ -27,23 +27,23 @@ from dpst.v1 import labels_pb2 as dpst_dot_v1_dot_labels__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64pst/v1/segmentation.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x14\x64pst/v1/report.proto\"g\n\x0eSegmentRequest\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nsoft_masks\x18\x03 \x01(\x08\x12\x13\n\x0bmap_edge_px\x18\x04 \x01(\r\"\x9b\x01\n\x0fSegmentResponse\x12$\n\tlabel_map\x18\x01 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12%\n\nsoft_masks\x18\x02 \x03(\x0b\x32\x11.dpst.v1.SoftMask\x12 \n\x05model\x18\x03 \x01(\x0b\x32\x11.dpst.v1.ModelRef\x12\x19\n\x11inference_seconds\x18\x04 \x01(\x01\"\x13\n\x11ListModelsRequest\"@\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.dpst.v1.SegmentationModel\"\x9d\x01\n\x11SegmentationModel\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.dpst.v1.ModelRef\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x15\n\rinput_edge_px\x18\x04 \x01(\r\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x12\x12\n\nis_default\x18\x06 \x01(\x08\x32\x93\x01\n\x0cSegmentation\x12<\n\x07Segment\x12\x17.dpst.v1.SegmentRequest\x1a\x18.dpst.v1.SegmentResponse\x12\x45\n\nListModels\x12\x1a.dpst.v1.ListModelsRequest\x1a\x1b.dpst.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64pst/v1/segmentation.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x14\x64pst/v1/report.proto\"\x96\x01\n\x0eSegmentRequest\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nsoft_masks\x18\x03 \x01(\x08\x12\x13\n\x0bmap_edge_px\x18\x04 \x01(\r\x12-\n\x07options\x18\x05 \x01(\x0b\x32\x1c.dpst.v1.SegmentationOptions\"\xd4\x01\n\x0fSegmentResponse\x12$\n\tlabel_map\x18\x01 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12%\n\nsoft_masks\x18\x02 \x03(\x0b\x32\x11.dpst.v1.SoftMask\x12 \n\x05model\x18\x03 \x01(\x0b\x32\x11.dpst.v1.ModelRef\x12\x19\n\x11inference_seconds\x18\x04 \x01(\x01\x12\'\n\x08verdicts\x18\x05 \x03(\x0b\x32\x15.dpst.v1.LabelVerdict\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\"\x13\n\x11ListModelsRequest\"@\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.dpst.v1.SegmentationModel\"\x9d\x01\n\x11SegmentationModel\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.dpst.v1.ModelRef\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x15\n\rinput_edge_px\x18\x04 \x01(\r\x12\x1a\n\x12\x65xecution_provider\x18\x05 \x01(\t\x12\x12\n\nis_default\x18\x06 \x01(\x08\x32\x93\x01\n\x0cSegmentation\x12<\n\x07Segment\x12\x17.dpst.v1.SegmentRequest\x1a\x18.dpst.v1.SegmentResponse\x12\x45\n\nListModels\x12\x1a.dpst.v1.ListModelsRequest\x1a\x1b.dpst.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.segmentation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEGMENTREQUEST']._serialized_start=104
-  _globals['_SEGMENTREQUEST']._serialized_end=207
-  _globals['_SEGMENTRESPONSE']._serialized_start=210
-  _globals['_SEGMENTRESPONSE']._serialized_end=365
-  _globals['_LISTMODELSREQUEST']._serialized_start=367
-  _globals['_LISTMODELSREQUEST']._serialized_end=386
-  _globals['_LISTMODELSRESPONSE']._serialized_start=388
-  _globals['_LISTMODELSRESPONSE']._serialized_end=452
-  _globals['_SEGMENTATIONMODEL']._serialized_start=455
-  _globals['_SEGMENTATIONMODEL']._serialized_end=612
-  _globals['_SEGMENTATION']._serialized_start=615
-  _globals['_SEGMENTATION']._serialized_end=762
+  _globals['_SEGMENTREQUEST']._serialized_start=105
+  _globals['_SEGMENTREQUEST']._serialized_end=255
+  _globals['_SEGMENTRESPONSE']._serialized_start=258
+  _globals['_SEGMENTRESPONSE']._serialized_end=470
+  _globals['_LISTMODELSREQUEST']._serialized_start=472
+  _globals['_LISTMODELSREQUEST']._serialized_end=491
+  _globals['_LISTMODELSRESPONSE']._serialized_start=493
+  _globals['_LISTMODELSRESPONSE']._serialized_end=557
+  _globals['_SEGMENTATIONMODEL']._serialized_start=560
+  _globals['_SEGMENTATIONMODEL']._serialized_end=717
+  _globals['_SEGMENTATION']._serialized_start=720
+  _globals['_SEGMENTATION']._serialized_end=867
 # @@protoc_insertion_point(module_scope)

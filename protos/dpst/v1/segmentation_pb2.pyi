@@ -31,6 +31,7 @@ class SegmentRequest(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SOFT_MASKS_FIELD_NUMBER: builtins.int
     MAP_EDGE_PX_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Network as "name" or "name/version"; empty = the process's default."""
     soft_masks: builtins.bool
@@ -41,6 +42,10 @@ class SegmentRequest(google.protobuf.message.Message):
     def image(self) -> dpst.v1.image_pb2.Image:
         """The photo, or a smaller proxy of it."""
 
+    @property
+    def options(self) -> dpst.v1.labels_pb2.SegmentationOptions:
+        """How the regions are found. Unset = the defaults that stand with each field."""
+
     def __init__(
         self,
         *,
@@ -48,10 +53,11 @@ class SegmentRequest(google.protobuf.message.Message):
         model: builtins.str = ...,
         soft_masks: builtins.bool = ...,
         map_edge_px: builtins.int = ...,
+        options: dpst.v1.labels_pb2.SegmentationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["image", b"image"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["image", b"image", "options", b"options"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["image", b"image", "map_edge_px", b"map_edge_px", "model", b"model", "soft_masks", b"soft_masks"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["image", b"image", "map_edge_px", b"map_edge_px", "model", b"model", "options", b"options", "soft_masks", b"soft_masks"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___SegmentRequest: typing_extensions.TypeAlias = SegmentRequest
@@ -66,8 +72,12 @@ class SegmentResponse(google.protobuf.message.Message):
     SOFT_MASKS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     INFERENCE_SECONDS_FIELD_NUMBER: builtins.int
+    VERDICTS_FIELD_NUMBER: builtins.int
+    CACHED_FIELD_NUMBER: builtins.int
     inference_seconds: builtins.float
-    """Seconds spent in the network itself."""
+    """Seconds spent in the network itself; 0 if the reply comes from the cache."""
+    cached: builtins.bool
+    """True if the photo was segmented before and this is the kept result."""
     @property
     def label_map(self) -> dpst.v1.labels_pb2.LabelMap:
         """Label map with names and areas."""
@@ -80,6 +90,10 @@ class SegmentResponse(google.protobuf.message.Message):
     def model(self) -> dpst.v1.report_pb2.ModelRef:
         """Network that was used."""
 
+    @property
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.labels_pb2.LabelVerdict]:
+        """What the confidence rule made of every label that the network saw, largest first."""
+
     def __init__(
         self,
         *,
@@ -87,10 +101,12 @@ class SegmentResponse(google.protobuf.message.Message):
         soft_masks: collections.abc.Iterable[dpst.v1.labels_pb2.SoftMask] | None = ...,
         model: dpst.v1.report_pb2.ModelRef | None = ...,
         inference_seconds: builtins.float = ...,
+        verdicts: collections.abc.Iterable[dpst.v1.labels_pb2.LabelVerdict] | None = ...,
+        cached: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["label_map", b"label_map", "model", b"model"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["inference_seconds", b"inference_seconds", "label_map", b"label_map", "model", b"model", "soft_masks", b"soft_masks"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached", b"cached", "inference_seconds", b"inference_seconds", "label_map", b"label_map", "model", b"model", "soft_masks", b"soft_masks", "verdicts", b"verdicts"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___SegmentResponse: typing_extensions.TypeAlias = SegmentResponse
