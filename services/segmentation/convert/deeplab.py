@@ -46,6 +46,14 @@ class Converted:
 def convert_deeplab(path: Path) -> Converted:
     """Convert a file whose input is a picture of -1..1. Raises ConvertError if it is no such network."""
     graph = read_graph(path)
+    try:
+        return _converted(graph, path)
+    # Operators that lack inputs, weights without axes, strides of 0: every check of them would be one of another check.
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        raise ConvertError(f"{path}: is damaged; its operators do not fit together ({error})") from error
+
+
+def _converted(graph: Graph, path: Path) -> Converted:
     image = _image(graph, path)
     logits, enlarged = _logits(graph, path)
     graph = fold_dilations(graph)

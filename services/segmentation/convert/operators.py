@@ -129,8 +129,11 @@ class Translation:
         return self.value(index)
 
     def _concatenation(self, operator: Operator) -> str:
+        axis = operator.options["Axis"]
+        if axis not in _AXES:
+            raise self._error(operator, f"joins along axis {axis}; -4 to 3 expected")
         names = [self._operand(index, operator) for index in operator.inputs]
-        return self._writer.node("Concat", names, axis=_AXES[operator.options["Axis"]])
+        return self._writer.node("Concat", names, axis=_AXES[axis])
 
     def _average(self, operator: Operator) -> str:
         """Average over the whole picture at any size if it is so at the file's size."""

@@ -93,7 +93,7 @@ def read_graph(path: Path) -> Graph:
     try:
         return _graph(tflite.Model.GetRootAs(data, 0), len(data), path)
     # Flatbuffers follow offsets without checking them; a damaged file fails in whatever reads beyond its end.
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ConvertError(f"{path}: is damaged or truncated ({error})") from error
 
 
@@ -124,18 +124,26 @@ def _tensor(model: Any, tensor: Any, path: Path) -> Tensor:
     scaled = quantization is not None and quantization.ScaleLength() > 0
     buffer = model.Buffers(tensor.Buffer())
     if buffer.DataLength() == 0:
-        limits = None
-        if kind in _QUANTISED and scaled:
-            ends = np.array([np.iinfo(_STORED[kind]).min, np.iinfo(_STORED[kind]).max])
-            low, high = _real(ends, quantization, path, name).tolist()
-            limits = (low, high)
+        limits = _limits(kind, quantization, path, name) if kind in _QUANTISED and scaled else None
         return Tensor(name, shape, None, limits)
     if kind not in _STORED or tensor.Sparsity() is not None:
         raise ConvertError(f"{path}: tensor {name!r} stores {kind} or is sparse; known are dense {', '.join(_STORED)}")
     values = buffer.DataAsNumpy().view(_STORED[kind]).reshape(shape)
     if kind == "FLOAT16" or (scaled and kind != "INT64"):
-        return Tensor(name, shape, _real(values, quantization if scaled else None, path, name), None)
-    return Tensor(name, shape, values, None)
+        values = _real(values, quantization if scaled else None, path, name)
+    return Tensor(name, shape, _finite(values, path, name), None)
+
+
+def _limits(kind: str, quantization: Any, path: Path, name: str) -> tuple[float, float]:
+    ends = np.array([np.iinfo(_STORED[kind]).min, np.iinfo(_STORED[kind]).max])
+    low, high = _finite(_real(ends, quantization, path, name), path, name).tolist()
+    return low, high
+
+
+def _finite(values: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
+    if not np.isfinite(values).all():
+        raise ConvertError(f"{path}: tensor {name!r} holds values that are not finite")
+    return values
 
 
 def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDArray[np.float32]:
@@ -150,13 +158,15 @@ def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDA
             raise ConvertError(f"{path}: tensor {name!r} of shape {values.shape} has {len(scale)} scales on axis {axis}")
         along = [len(scale) if position == axis else 1 for position in range(values.ndim)]
         scale, zero = scale.reshape(along), zero.reshape(along)
-    return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the caller
+        return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)
 
 
 def _operator(model: Any, operator: Any) -> Operator:
     code = model.OperatorCodes(operator.OpcodeIndex())
     # Files of before 2020 have the code in an 8-bit field of its own.
-    kind = _KINDS[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    kind = _KINDS.get(number, f"number {number}")
     if kind == "CUSTOM":
         kind = f"CUSTOM {code.CustomCode().decode()}"
     options: dict[str, Any] = {}
