@@ -6,6 +6,7 @@ Exits with 0, or prints one line ``error: ...`` to standard error and exits with
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sys
 from pathlib import Path
@@ -102,6 +103,7 @@ def torchvision(
     from services.segmentation.convert.dilated_resnet import built, load_weights  # noqa: PLC0415
     from services.segmentation.convert.torch_export import BeforeUpsampling, export_onnx  # noqa: PLC0415
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that it will not export
     network = built(architecture, len(VOC), random_weights or 0)
     if weights is not None:
         load_weights(network, weights)

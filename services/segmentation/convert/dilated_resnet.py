@@ -35,11 +35,15 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises ConvertError, naming the first key that does not fit, if it is for another network, or no state dict.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        stream = path.open("rb")
     except OSError as error:
         raise ConvertError(f"{path}: cannot be read ({error.strerror})") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise ConvertError(f"{path}: is no file of weights ({' '.join(str(error).split())[:200]})") from error
+    with stream:
+        try:
+            state = torch.load(stream, map_location="cpu", weights_only=True)
+        # OSError, too, is what PyTorch says of an archive that is cut short.
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+            raise ConvertError(f"{path}: is no file of weights ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConvertError(f"{path}: holds {type(state).__name__}, a dictionary of tensors expected")
     given = {str(key): value for key, value in state.items() if not str(key).startswith("aux_classifier.")}

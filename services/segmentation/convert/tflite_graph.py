@@ -146,6 +146,7 @@ def _finite(values: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
     return values
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused by the caller
 def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDArray[np.float32]:
     """Dequantise: scale · (value - zero point), per tensor or along one axis (TFLite quantisation specification)."""
     if quantization is None:
@@ -158,8 +159,7 @@ def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDA
             raise ConvertError(f"{path}: tensor {name!r} of shape {values.shape} has {len(scale)} scales on axis {axis}")
         along = [len(scale) if position == axis else 1 for position in range(values.ndim)]
         scale, zero = scale.reshape(along), zero.reshape(along)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the caller
-        return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)
+    return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)
 
 
 def _operator(model: Any, operator: Any) -> Operator:
