@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["OUTPUT_STRIDE", "SceneNetwork"]
+__all__ = ["OUTPUT_STRIDE", "STEP_PX", "Deployed", "SceneNetwork"]
 
 OUTPUT_STRIDE: Final = 4
+STEP_PX: Final = 8
+"""Sides of photos are multiples of this: the context module works at an eighth of the size."""
 
 _CONVS: Final = (
     ("conv1_1", 16),
@@ -115,3 +117,15 @@ class SceneNetwork(nn.Module):
         x = functional.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
         decoded: Tensor = self.decode(torch.cat([x, self.skip(fine)], dim=1))
         return decoded
+
+
+class Deployed(nn.Module):
+    """The network as the exporter of ``convert`` wants one: ``{"out": scores}``."""
+
+    def __init__(self, network: SceneNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, photos: Tensor) -> dict[str, Tensor]:
+        """As ``SceneNetwork``."""
+        return {"out": self.network(photos)}
