@@ -88,7 +88,8 @@ def _image(graph: Graph, path: Path) -> int:
     tensor = graph.tensors[graph.inputs[0]]
     if len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape[1:3]) < 2:
         raise ConvertError(
-            f"{path}: input {tensor.name!r} has the shape {tensor.shape}; (batch, height, width, 3) of a fixed size expected"
+            f"{path}: input {tensor.name!r} has the shape {tensor.shape}; "
+            "(batch, height, width, 3) of a fixed size expected"
         )
     if tensor.limits is not None and not np.allclose(tensor.limits, (-1, 1), atol=_RANGE_TOLERANCE):
         raise ConvertError(f"{path}: input {tensor.name!r} has the range {tensor.limits}, -1 to 1 expected")
@@ -103,7 +104,10 @@ def _logits(graph: Graph, path: Path) -> tuple[int, bool]:
     while index in made_by and made_by[index].kind in _AFTER_LOGITS:
         operator = made_by[index]
         index = operator.inputs[0]
-        if operator.kind == "RESIZE_BILINEAR" and graph.tensors[index].shape != graph.tensors[operator.outputs[0]].shape:
+        if (
+            operator.kind == "RESIZE_BILINEAR"
+            and graph.tensors[index].shape != graph.tensors[operator.outputs[0]].shape
+        ):
             align_corners = bool(operator.options["AlignCorners"])
     kind = made_by[index].kind if index in made_by else "nothing"
     if kind != "CONV_2D" or len(graph.tensors[index].shape) != 4 or min(graph.tensors[index].shape[1:3]) < 2:

@@ -61,7 +61,9 @@ class Translation:
         self._values[output] = self._within(name, output, operator.options.get("FusedActivationFunction", 0))
 
     def _error(self, operator: Operator, reason: str) -> ConvertError:
-        return ConvertError(f"operator {operator.kind} of tensor {self._graph.tensors[operator.outputs[0]].name!r} {reason}")
+        return ConvertError(
+            f"operator {operator.kind} of tensor {self._graph.tensors[operator.outputs[0]].name!r} {reason}"
+        )
 
     def _shape(self, index: int, operator: Operator) -> tuple[int, ...]:
         shape = self._graph.tensors[index].shape
@@ -72,14 +74,18 @@ class Translation:
     def _weights(self, operator: Operator, position: int) -> NDArray[Any]:
         index = operator.inputs[position]
         if index not in self._constants:
-            raise self._error(operator, f"has the computed input {self._graph.tensors[index].name!r}; constant expected")
+            raise self._error(
+                operator, f"has the computed input {self._graph.tensors[index].name!r}; constant expected"
+            )
         return self._constants[index]
 
     def _within(self, name: str, output: int, activation: int) -> str:
         """Apply a fused activation, and the limits of a quantised result."""
         tensor = self._graph.tensors[output]
         if activation not in _ACTIVATIONS:
-            raise ConvertError(f"tensor {tensor.name!r} has the fused activation {activation}; known are none and ReLUs")
+            raise ConvertError(
+                f"tensor {tensor.name!r} has the fused activation {activation}; known are none and ReLUs"
+            )
         low, high = _ACTIVATIONS[activation]
         if tensor.limits is not None:
             low, high = max(low, tensor.limits[0]), min(high, tensor.limits[1])
@@ -182,9 +188,7 @@ class Translation:
         options = operator.options
         mode = "align_corners" if options["AlignCorners"] else "asymmetric"
         mode = "half_pixel" if options["HalfPixelCenters"] else mode
-        return self._writer.node(
-            "Resize", [name, "", "", sizes], mode="linear", coordinate_transformation_mode=mode
-        )
+        return self._writer.node("Resize", [name, "", "", sizes], mode="linear", coordinate_transformation_mode=mode)
 
 
 def _padding(

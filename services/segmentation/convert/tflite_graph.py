@@ -135,7 +135,8 @@ def _tensor(model: Any, tensor: Any, path: Path) -> Tensor:
 
 
 def _limits(kind: str, quantization: Any, path: Path, name: str) -> tuple[float, float]:
-    ends = np.array([np.iinfo(_STORED[kind]).min, np.iinfo(_STORED[kind]).max])
+    kind_range = np.iinfo(np.dtype(_STORED[kind]))
+    ends = np.array([kind_range.min, kind_range.max])
     low, high = _finite(_real(ends, quantization, path, name), path, name).tolist()
     return low, high
 
@@ -156,7 +157,9 @@ def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDA
     if len(scale) > 1:
         axis = quantization.QuantizedDimension()
         if values.ndim <= axis or values.shape[axis] != len(scale) or len(zero) != len(scale):
-            raise ConvertError(f"{path}: tensor {name!r} of shape {values.shape} has {len(scale)} scales on axis {axis}")
+            raise ConvertError(
+                f"{path}: tensor {name!r} of shape {values.shape} has {len(scale)} scales on axis {axis}"
+            )
         along = [len(scale) if position == axis else 1 for position in range(values.ndim)]
         scale, zero = scale.reshape(along), zero.reshape(along)
     return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)

@@ -82,15 +82,21 @@ class _Graph:
     ) -> None:  # fmt: skip
         self.weights(f"{name}/w", (channels, taps, taps, self.tensors[source].shape[3]), quantised, 0)
         self.constant(f"{name}/b", self.random.normal(0, 0.2, channels))
-        self.op("CONV_2D", [source, f"{name}/w", f"{name}/b"], name, (1, *size, channels), **_options(stride, activation))
+        self.op(
+            "CONV_2D", [source, f"{name}/w", f"{name}/b"], name, (1, *size, channels), **_options(stride, activation)
+        )
 
-    def depthwise(self, name: str, source: str, size: tuple[int, int], channels: int, *, stride: int, activation: int) -> None:
+    def depthwise(
+        self, name: str, source: str, size: tuple[int, int], channels: int, *, stride: int, activation: int
+    ) -> None:
         """Its weights pass through a DEQUANTIZE, as in releases."""
         self.weights(f"{name}/q", (1, 3, 3, channels), "channel", 3)
         self.op("DEQUANTIZE", [f"{name}/q"], f"{name}/w", (1, 3, 3, channels))
         self.constant(f"{name}/b", self.random.normal(0, 0.2, channels))
         inputs = [source, f"{name}/w", f"{name}/b"]
-        self.op("DEPTHWISE_CONV_2D", inputs, name, (1, *size, channels), DepthMultiplier=1, **_options(stride, activation))
+        self.op(
+            "DEPTHWISE_CONV_2D", inputs, name, (1, *size, channels), DepthMultiplier=1, **_options(stride, activation)
+        )
 
     def dilated(self, name: str, source: str, size: tuple[int, int], channels: int, block: int) -> None:
         filled = [-(-edge // block) * block for edge in size]

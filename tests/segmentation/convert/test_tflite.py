@@ -146,7 +146,10 @@ _MISFITS: dict[str, tuple[Any, str]] = {
     "unknown operator": (changed(sum=Op("TANH", ["narrow"], "sum")), r"operator TANH of tensor 'sum' is not supported"),
     "two outputs": (replace(small_deeplab(33, 33), outputs=["output", "up"]), "1 inputs, 2 outputs; 1 of each"),
     "output of no classifier": (replace(small_deeplab(33, 33), outputs=["up"]), "output 'up' comes from CONCATENATION"),
-    "output that is the input": (replace(small_deeplab(33, 33), outputs=["image"]), "output 'image' comes from nothing"),
+    "output that is the input": (
+        replace(small_deeplab(33, 33), outputs=["image"]),
+        "output 'image' comes from nothing",
+    ),
     "grey input": (retyped(image=Stored((1, 33, 33, 1))), r"input 'image' has the shape \(1, 33, 33, 1\)"),
     "input of 0 to 255": (
         retyped(image=Stored((1, 33, 33, 3), "uint8", scale=[1.0], zero=[0])),

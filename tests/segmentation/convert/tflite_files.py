@@ -74,7 +74,9 @@ def written(spec: Spec) -> bytes:
         tensors.append(_tensor(b, name, tensor, number))
     ops = [_operator(b, op, kinds.index(op.kind), names) for op in spec.ops]
     lists = [_offsets(b, tensors), _offsets(b, ops)]
-    ends = [b.CreateNumpyVector(np.array([names.index(n) for n in ends], np.int32)) for ends in (spec.inputs, spec.outputs)]
+    ends = [
+        b.CreateNumpyVector(np.array([names.index(n) for n in ends], np.int32)) for ends in (spec.inputs, spec.outputs)
+    ]
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, lists[0])
     tflite.SubGraphAddOperators(b, lists[1])
