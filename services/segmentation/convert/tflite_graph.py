@@ -27,7 +27,7 @@ _STORED = {
     "INT8": np.int8,
     "INT16": np.int16,
 }
-_QUANTISED = ("UINT8", "INT8", "INT16")
+_QUANTISED: Mapping[str, tuple[int, int]] = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
 _CONVOLUTION = ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction")
 # Operator -> table of its options, and the fields of it that matter here.
 _OPTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -135,9 +135,7 @@ def _tensor(model: Any, tensor: Any, path: Path) -> Tensor:
 
 
 def _limits(kind: str, quantization: Any, path: Path, name: str) -> tuple[float, float]:
-    kind_range = np.iinfo(np.dtype(_STORED[kind]))
-    ends = np.array([kind_range.min, kind_range.max])
-    low, high = _finite(_real(ends, quantization, path, name), path, name).tolist()
+    low, high = _finite(_real(np.array(_QUANTISED[kind]), quantization, path, name), path, name).tolist()
     return low, high
 
 
