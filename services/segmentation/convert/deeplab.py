@@ -11,8 +11,9 @@ import onnx
 from services.segmentation.convert.dilation import fold_dilations
 from services.segmentation.convert.failure import ConvertError
 from services.segmentation.convert.onnx_writer import OnnxWriter
-from services.segmentation.convert.operators import Translation
+from services.segmentation.convert.operators import translate
 from services.segmentation.convert.tflite_graph import Graph, Operator, read_graph
+from services.segmentation.convert.values import Values
 
 __all__ = ["Converted", "convert_deeplab"]
 
@@ -59,15 +60,15 @@ def _converted(graph: Graph, path: Path) -> Converted:
     graph = fold_dilations(graph)
     needed = _needed(graph, logits)
     writer = OnnxWriter()
-    translation = Translation(graph, writer, image, "image")
+    values = Values(graph, writer, image, "image")
     for operator in needed:
-        translation.add(operator)
+        translate(values, operator)
     height, width = graph.tensors[image].shape[1:3]
     classes = graph.tensors[logits].shape[3]
     steps = [_stride(height, graph.tensors[o.outputs[0]].shape) for o in needed if not o.kind.endswith("QUANTIZE")]
     step = max(steps)
     return Converted(
-        model=writer.model(path.stem, "image", translation.value(logits), classes),
+        model=writer.model(path.stem, "image", values.name(logits), classes),
         classes=classes,
         stride=_stride(height, graph.tensors[logits].shape),
         align_corners=enlarged,
