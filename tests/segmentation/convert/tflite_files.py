@@ -19,6 +19,7 @@ _TABLES = {
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "ADD": "AddOptions",
     "MUL": "MulOptions",
+    "SUB": "SubOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "CONCATENATION": "ConcatenationOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
