@@ -26,7 +26,9 @@ _TORCHVISION_STRIDE = 8
 
 def _name(_context: click.Context, parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", value) or ".." in value:
-        raise click.BadParameter(f"{value!r} is no name of a folder: letters, digits, '.', '_' and '-'", param=parameter)
+        raise click.BadParameter(
+            f"{value!r} is no name of a folder: letters, digits, '.', '_' and '-'", param=parameter
+        )
     return value
 
 
@@ -53,7 +55,7 @@ def tflite(
     source_text: str | None,
 ) -> None:
     """Turn a DeepLab release SOURCE.tflite into the model folder OUT_FOLDER."""
-    from services.segmentation.convert.deeplab import convert_deeplab  # noqa: PLC0415
+    from services.segmentation.convert.deeplab import convert_deeplab
 
     converted = convert_deeplab(source)
     if labels is None:
@@ -100,8 +102,8 @@ def torchvision(
     """Turn torchvision's dilated network ARCHITECTURE into the model folder OUT_FOLDER."""
     if (weights is None) == (random_weights is None):
         raise ConvertError("give either --weights FILE.pth or --random-weights SEED")
-    from services.segmentation.convert.dilated_resnet import built, load_weights  # noqa: PLC0415
-    from services.segmentation.convert.torch_export import BeforeUpsampling, export_onnx  # noqa: PLC0415
+    from services.segmentation.convert.dilated_resnet import built, load_weights
+    from services.segmentation.convert.torch_export import BeforeUpsampling, export_onnx
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that it will not export
     network = built(architecture, len(VOC), random_weights or 0)

@@ -11,8 +11,9 @@ import onnx
 from services.segmentation.convert.dilation import fold_dilations
 from services.segmentation.convert.failure import ConvertError
 from services.segmentation.convert.onnx_writer import OnnxWriter
-from services.segmentation.convert.operators import Translation
+from services.segmentation.convert.operators import translate
 from services.segmentation.convert.tflite_graph import Graph, Operator, read_graph
+from services.segmentation.convert.values import Values
 
 __all__ = ["Converted", "convert_deeplab"]
 
@@ -59,15 +60,15 @@ def _converted(graph: Graph, path: Path) -> Converted:
     graph = fold_dilations(graph)
     needed = _needed(graph, logits)
     writer = OnnxWriter()
-    translation = Translation(graph, writer, image, "image")
+    values = Values(graph, writer, image, "image")
     for operator in needed:
-        translation.add(operator)
+        translate(values, operator)
     height, width = graph.tensors[image].shape[1:3]
     classes = graph.tensors[logits].shape[3]
     steps = [_stride(height, graph.tensors[o.outputs[0]].shape) for o in needed if not o.kind.endswith("QUANTIZE")]
     step = max(steps)
     return Converted(
-        model=writer.model(path.stem, "image", translation.value(logits), classes),
+        model=writer.model(path.stem, "image", values.name(logits), classes),
         classes=classes,
         stride=_stride(height, graph.tensors[logits].shape),
         align_corners=enlarged,
@@ -88,7 +89,8 @@ def _image(graph: Graph, path: Path) -> int:
     tensor = graph.tensors[graph.inputs[0]]
     if len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape[1:3]) < 2:
         raise ConvertError(
-            f"{path}: input {tensor.name!r} has the shape {tensor.shape}; (batch, height, width, 3) of a fixed size expected"
+            f"{path}: input {tensor.name!r} has the shape {tensor.shape}; "
+            "(batch, height, width, 3) of a fixed size expected"
         )
     if tensor.limits is not None and not np.allclose(tensor.limits, (-1, 1), atol=_RANGE_TOLERANCE):
         raise ConvertError(f"{path}: input {tensor.name!r} has the range {tensor.limits}, -1 to 1 expected")
@@ -103,7 +105,10 @@ def _logits(graph: Graph, path: Path) -> tuple[int, bool]:
     while index in made_by and made_by[index].kind in _AFTER_LOGITS:
         operator = made_by[index]
         index = operator.inputs[0]
-        if operator.kind == "RESIZE_BILINEAR" and graph.tensors[index].shape != graph.tensors[operator.outputs[0]].shape:
+        if (
+            operator.kind == "RESIZE_BILINEAR"
+            and graph.tensors[index].shape != graph.tensors[operator.outputs[0]].shape
+        ):
             align_corners = bool(operator.options["AlignCorners"])
     kind = made_by[index].kind if index in made_by else "nothing"
     if kind != "CONV_2D" or len(graph.tensors[index].shape) != 4 or min(graph.tensors[index].shape[1:3]) < 2:

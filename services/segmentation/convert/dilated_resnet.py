@@ -68,10 +68,12 @@ def _refuse_misfits(path: Path, expected: Mapping[str, Any], given: Mapping[str,
 
 def _torchvision() -> ModuleType:
     try:
-        from torchvision.models import segmentation  # noqa: PLC0415
+        from torchvision.models import segmentation
     except ImportError as error:
         raise ConvertError(f"torchvision is not there ({error}); install the extra 'gpu'") from error
     except (RuntimeError, OSError) as error:  # its compiled operators are for another build of torch
         reason = " ".join(str(error).split())
-        raise ConvertError(f"torchvision does not fit torch {torch.__version__} ({reason}); install the extra 'gpu'") from error
+        raise ConvertError(
+            f"torchvision does not fit torch {torch.__version__} ({reason}); install the extra 'gpu'"
+        ) from error
     return segmentation  # type: ignore[no-any-return]

@@ -10,9 +10,9 @@ from services.segmentation.convert.failure import ConvertError
 __all__ = ["VOC", "label_set_of", "labels_from"]
 
 # Everingham et al., "The PASCAL Visual Object Classes Challenge"; the names are those of its devkit.
-VOC: tuple[str, ...] = tuple(
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor".split()
+VOC: tuple[str, ...] = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 # Cordts et al., "The Cityscapes Dataset", CVPR 2016, in the order of its train ids.
 _CITYSCAPES: tuple[str, ...] = (

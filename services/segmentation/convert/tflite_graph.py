@@ -1,4 +1,4 @@
-"""A TFLite file as plain tensors and operators, its stored weights dequantised to float32."""
+"""A TFLite file as plain tensors and operators."""
 
 from __future__ import annotations
 
@@ -10,24 +10,13 @@ from typing import Any
 
 import numpy as np
 import tflite
-from numpy.typing import NDArray
 
 from services.segmentation.convert.failure import ConvertError
+from services.segmentation.convert.tflite_tensor import Tensor, read_tensor
 
-__all__ = ["Graph", "Operator", "Tensor", "read_graph"]
+__all__ = ["Graph", "Operator", "read_graph"]
 
 _KINDS = {code: kind for kind, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
-_TYPES = {code: name for name, code in vars(tflite.TensorType).items() if isinstance(code, int)}
-_STORED = {
-    "FLOAT32": np.float32,
-    "FLOAT16": np.float16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "INT8": np.int8,
-    "INT16": np.int16,
-}
-_QUANTISED = ("UINT8", "INT8", "INT16")
 _CONVOLUTION = ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction")
 # Operator -> table of its options, and the fields of it that matter here.
 _OPTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -43,23 +32,6 @@ _OPTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", ("AlignCorners", "HalfPixelCenters")),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """One tensor.
-
-    Attributes:
-        name: as the file says.
-        shape: NHWC where it is an image.
-        constant: its stored values: float32 if they stand for real numbers, else integers; None if it is computed.
-        limits: the range that a quantised computed tensor can represent, real numbers; None if it is not quantised.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    constant: NDArray[Any] | None
-    limits: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ def _graph(model: Any, file_bytes: int, path: Path) -> Graph:
     for length in (graph.TensorsLength(), graph.OperatorsLength()):
         if not 0 < length < file_bytes:
             raise ValueError(f"{length} tensors or operators in {file_bytes} bytes")
-    tensors = tuple(_tensor(model, graph.Tensors(index), path) for index in range(graph.TensorsLength()))
+    tensors = tuple(read_tensor(model, graph.Tensors(index), path) for index in range(graph.TensorsLength()))
     operators = tuple(_operator(model, graph.Operators(index)) for index in range(graph.OperatorsLength()))
     used = [*_indices(graph.InputsAsNumpy()), *_indices(graph.OutputsAsNumpy())]
     used += [index for operator in operators for index in (*operator.inputs, *operator.outputs)]
@@ -115,51 +87,6 @@ def _graph(model: Any, file_bytes: int, path: Path) -> Graph:
 
 def _indices(vector: Any) -> tuple[int, ...]:
     return tuple(int(index) for index in vector) if isinstance(vector, np.ndarray) else ()  # absent vectors read as 0
-
-
-def _tensor(model: Any, tensor: Any, path: Path) -> Tensor:
-    name, shape = tensor.Name().decode(), _indices(tensor.ShapeAsNumpy())
-    kind = _TYPES[tensor.Type()]
-    quantization = tensor.Quantization()
-    scaled = quantization is not None and quantization.ScaleLength() > 0
-    buffer = model.Buffers(tensor.Buffer())
-    if buffer.DataLength() == 0:
-        limits = _limits(kind, quantization, path, name) if kind in _QUANTISED and scaled else None
-        return Tensor(name, shape, None, limits)
-    if kind not in _STORED or tensor.Sparsity() is not None:
-        raise ConvertError(f"{path}: tensor {name!r} stores {kind} or is sparse; known are dense {', '.join(_STORED)}")
-    values = buffer.DataAsNumpy().view(_STORED[kind]).reshape(shape)
-    if kind == "FLOAT16" or (scaled and kind != "INT64"):
-        values = _real(values, quantization if scaled else None, path, name)
-    return Tensor(name, shape, _finite(values, path, name), None)
-
-
-def _limits(kind: str, quantization: Any, path: Path, name: str) -> tuple[float, float]:
-    ends = np.array([np.iinfo(_STORED[kind]).min, np.iinfo(_STORED[kind]).max])
-    low, high = _finite(_real(ends, quantization, path, name), path, name).tolist()
-    return low, high
-
-
-def _finite(values: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
-    if not np.isfinite(values).all():
-        raise ConvertError(f"{path}: tensor {name!r} holds values that are not finite")
-    return values
-
-
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused by the caller
-def _real(values: NDArray[Any], quantization: Any, path: Path, name: str) -> NDArray[np.float32]:
-    """Dequantise: scale · (value - zero point), per tensor or along one axis (TFLite quantisation specification)."""
-    if quantization is None:
-        return values.astype(np.float32)
-    scale = quantization.ScaleAsNumpy().astype(np.float64)
-    zero = quantization.ZeroPointAsNumpy() if quantization.ZeroPointLength() else np.zeros(len(scale), np.int64)
-    if len(scale) > 1:
-        axis = quantization.QuantizedDimension()
-        if values.ndim <= axis or values.shape[axis] != len(scale) or len(zero) != len(scale):
-            raise ConvertError(f"{path}: tensor {name!r} of shape {values.shape} has {len(scale)} scales on axis {axis}")
-        along = [len(scale) if position == axis else 1 for position in range(values.ndim)]
-        scale, zero = scale.reshape(along), zero.reshape(along)
-    return np.asarray(scale * (values.astype(np.int64) - zero), np.float32)
 
 
 def _operator(model: Any, operator: Any) -> Operator:

@@ -9,9 +9,10 @@ import onnx
 import torch
 from torch import nn
 
+from services.segmentation.convert.failure import ConvertError
 from services.segmentation.convert.onnx_writer import checked, dimensions
 
-__all__ = ["BeforeUpsampling", "export_onnx"]
+__all__ = ["MEAN", "STD", "BeforeUpsampling", "export_onnx"]
 
 # ImageNet's statistics of RGB 0..1, which torchvision's published weights are for.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,8 +36,11 @@ class BeforeUpsampling(nn.Module):
 
 
 class _Normalised(nn.Module):
-    """Normalises in front of the network. Folding this into the first convolution is not the same at the borders,
-    where that pads with zeros *behind* the normalisation."""
+    """Normalises in front of the network.
+
+    Folding this into the first convolution is not the same at the borders, where that pads with zeros *behind* the
+    normalisation.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -66,7 +70,8 @@ def export_onnx(network: nn.Module, classes: int) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # what dynamo=True without a file returns  # noqa: S101
+    if program is None:
+        raise ConvertError("torch.onnx returned nothing")
     model = program.model_proto
     for value, names in (
         (model.graph.input[0], dimensions(3, "height", "width")),

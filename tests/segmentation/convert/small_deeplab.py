@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.segmentation.convert.tflite_files import Op, Spec, Stored
 
-__all__ = ["ALIGNED", "ASYMMETRIC", "HALF_PIXEL", "small_deeplab"]
+__all__ = ["ALIGNED", "ASYMMETRIC", "HALF_PIXEL", "small_deeplab", "small_with_the_other_operators"]
 
 ALIGNED, HALF_PIXEL, ASYMMETRIC = {"AlignCorners": True}, {"HalfPixelCenters": True}, {"AlignCorners": False}
 _RELU, _RELU6 = 1, 3
@@ -48,11 +48,43 @@ def small_deeplab(
     return Spec(made.tensors, made.ops, ["image"], ["output"])
 
 
+def small_with_the_other_operators(height: int, width: int) -> Spec:
+    """Make a graph of the operators and forms that ``small_deeplab`` has not. Logits are at half the size."""
+    made, size = _Graph(), (-(-height // 2), -(-width // 2))
+    full = (1, *size, 8)
+    made.tensors["image"] = Stored((1, height, width, 3))
+    made.convolution("stem", "image", size, 8, 3, stride=2, quantised="channel")
+    made.op("RELU6", ["stem"], "bounded", full)
+    made.op(
+        "AVERAGE_POOL_2D", ["bounded"], "smooth", full,
+        FilterHeight=3, FilterWidth=3, StrideH=1, StrideW=1, Padding=_SAME,
+    )  # fmt: skip
+    made.op("SUB", ["bounded", "smooth"], "detail", full)
+    made.constant("half", made.random.normal(1, 0.3, (1, 1, 1, 8)), np.float16)
+    made.op("DEQUANTIZE", ["half"], "gain", (1, 1, 1, 8))
+    made.op("MUL", ["gain", "detail"], "scaled", full, FusedActivationFunction=_RELU)
+    made.weights("wide/w", (8, 3, 3, 8), "tensor", 0)
+    options = {**_options(1, 0), "DilationHFactor": 3, "DilationWFactor": 3}
+    made.op("CONV_2D", ["scaled", "wide/w", "none"], "wide", full, **options)
+    made.constant("axes", [1, 2], np.int32)
+    made.op("MEAN", ["wide", "axes"], "flat", (1, 8))
+    made.constant("to", [1, 1, 1, 8], np.int32)
+    made.op("RESHAPE", ["flat", "to"], "mean", (1, 1, 1, 8))
+    made.op("ADD", ["wide", "mean"], "both", full)
+    made.op("RELU", ["both"], "kept", full)
+    made.op("QUANTIZE", ["kept"], "rounded", full)
+    made.tensors["rounded"] = Stored(full, "int8", scale=[0.02], zero=[-128])
+    made.op("DEQUANTIZE", ["rounded"], "again", full)
+    made.convolution("logits", "again", size, 19, 1)
+    return Spec(made.tensors, made.ops, ["image"], ["logits"])
+
+
 class _Graph:
     def __init__(self) -> None:
         self.tensors: dict[str, Stored] = {}
         self.ops: list[Op] = []
         self.random = np.random.default_rng(7)
+        self.constant("none", np.zeros(8))
 
     def constant(self, name: str, values: Any, dtype: type = np.float32) -> None:
         array = np.asarray(values, dtype)
@@ -82,15 +114,21 @@ class _Graph:
     ) -> None:  # fmt: skip
         self.weights(f"{name}/w", (channels, taps, taps, self.tensors[source].shape[3]), quantised, 0)
         self.constant(f"{name}/b", self.random.normal(0, 0.2, channels))
-        self.op("CONV_2D", [source, f"{name}/w", f"{name}/b"], name, (1, *size, channels), **_options(stride, activation))
+        self.op(
+            "CONV_2D", [source, f"{name}/w", f"{name}/b"], name, (1, *size, channels), **_options(stride, activation)
+        )
 
-    def depthwise(self, name: str, source: str, size: tuple[int, int], channels: int, *, stride: int, activation: int) -> None:
+    def depthwise(
+        self, name: str, source: str, size: tuple[int, int], channels: int, *, stride: int, activation: int
+    ) -> None:
         """Its weights pass through a DEQUANTIZE, as in releases."""
         self.weights(f"{name}/q", (1, 3, 3, channels), "channel", 3)
         self.op("DEQUANTIZE", [f"{name}/q"], f"{name}/w", (1, 3, 3, channels))
         self.constant(f"{name}/b", self.random.normal(0, 0.2, channels))
         inputs = [source, f"{name}/w", f"{name}/b"]
-        self.op("DEPTHWISE_CONV_2D", inputs, name, (1, *size, channels), DepthMultiplier=1, **_options(stride, activation))
+        self.op(
+            "DEPTHWISE_CONV_2D", inputs, name, (1, *size, channels), DepthMultiplier=1, **_options(stride, activation)
+        )
 
     def dilated(self, name: str, source: str, size: tuple[int, int], channels: int, block: int) -> None:
         filled = [-(-edge // block) * block for edge in size]

@@ -17,7 +17,13 @@ from services.segmentation.convert.__main__ import main
 from services.segmentation.convert.deeplab import convert_deeplab
 from services.segmentation.convert.failure import ConvertError
 from services.segmentation.network import Network
-from tests.segmentation.convert.small_deeplab import ALIGNED, ASYMMETRIC, HALF_PIXEL, small_deeplab
+from tests.segmentation.convert.small_deeplab import (
+    ALIGNED,
+    ASYMMETRIC,
+    HALF_PIXEL,
+    small_deeplab,
+    small_with_the_other_operators,
+)
 from tests.segmentation.convert.tflite_by_hand import evaluated
 from tests.segmentation.convert.tflite_files import Op, Spec, Stored, written
 
@@ -49,6 +55,16 @@ def test_equals_the_graph_evaluated_by_hand(tmp_path: Path, size: tuple[int, int
     np.testing.assert_allclose(run(converted.model, image), expected, atol=2e-5)
     assert (converted.stride, converted.align_corners) == (2, resize == ALIGNED)
     assert (converted.edge_px, converted.step, converted.offset) == (33, 4, 1)
+
+
+@pytest.mark.parametrize("size", [(33, 33), (40, 27)], ids=str)
+def test_the_other_operators(tmp_path: Path, size: tuple[int, int]) -> None:
+    converted = convert_deeplab(put(tmp_path, small_with_the_other_operators(33, 33)))
+    image = picture(*size)
+    expected = evaluated(small_with_the_other_operators(*size), image, "logits")
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(run(converted.model, image), expected, atol=2e-5)
+    assert (converted.stride, converted.align_corners, converted.step) == (2, False, 2)
 
 
 def test_batches_are_free(tmp_path: Path) -> None:
@@ -146,7 +162,10 @@ _MISFITS: dict[str, tuple[Any, str]] = {
     "unknown operator": (changed(sum=Op("TANH", ["narrow"], "sum")), r"operator TANH of tensor 'sum' is not supported"),
     "two outputs": (replace(small_deeplab(33, 33), outputs=["output", "up"]), "1 inputs, 2 outputs; 1 of each"),
     "output of no classifier": (replace(small_deeplab(33, 33), outputs=["up"]), "output 'up' comes from CONCATENATION"),
-    "output that is the input": (replace(small_deeplab(33, 33), outputs=["image"]), "output 'image' comes from nothing"),
+    "output that is the input": (
+        replace(small_deeplab(33, 33), outputs=["image"]),
+        "output 'image' comes from nothing",
+    ),
     "grey input": (retyped(image=Stored((1, 33, 33, 1))), r"input 'image' has the shape \(1, 33, 33, 1\)"),
     "input of 0 to 255": (
         retyped(image=Stored((1, 33, 33, 3), "uint8", scale=[1.0], zero=[0])),
@@ -199,3 +218,18 @@ def test_what_is_no_whole_tflite_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["tflite", str(source), str(tmp_path / "out"), "--name", "a", "--version", "1"]) == 1
     assert "cannot be read (No such file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files_are_refused_or_valid(tmp_path: Path) -> None:
+    """Whatever byte is changed, the end is a ConvertError or a network that ONNX accepts."""
+    whole, random = np.frombuffer(written(small_deeplab(33, 33)), np.uint8), np.random.default_rng(0)
+    source, refused = tmp_path / "source.tflite", 0
+    for _ in range(300):
+        data = whole.copy()
+        data[random.integers(8, len(data), 2)] = random.integers(0, 256, 2)
+        source.write_bytes(data.tobytes())
+        try:
+            convert_deeplab(source)
+        except ConvertError:
+            refused += 1
+    assert 50 < refused < 300

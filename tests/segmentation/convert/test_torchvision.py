@@ -208,4 +208,7 @@ def test_torchvisions_own_networks(tmp_path: Path, architecture: str) -> None:
     with torch.inference_mode():
         whole = dilated_resnet.built(architecture, 21, 11).eval()(normalised(entered.numpy()))["out"]
     enlarged = functional.interpolate(torch.from_numpy(logits[None]), size=(520, 392), mode="bilinear")
-    torch.testing.assert_close(enlarged, whole, atol=1e-4, rtol=1e-3)
+    # With random weights and no statistics for its normalisations, a hundred layers leave logits of any magnitude.
+    worst = float((enlarged - whole).abs().max() / whole.std())
+    print(f"{architecture}: within {worst:.1e} of the logits' standard deviation {float(whole.std()):.2g}")
+    assert worst < 1e-4

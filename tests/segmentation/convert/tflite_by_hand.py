@@ -32,8 +32,16 @@ def evaluated(spec: Spec, image: np.ndarray, wanted: str) -> np.ndarray:
 def _operation(op: Op, x: list[np.ndarray]) -> np.ndarray:
     o = op.options
     match op.kind:
-        case "DEQUANTIZE":
+        case "DEQUANTIZE" | "QUANTIZE":
             return x[0]
+        case "RELU" | "RELU6":
+            return np.clip(x[0], 0, 6 if op.kind == "RELU6" else None)
+        case "MEAN":
+            return x[0].mean(axis=tuple(x[1]))
+        case "RESHAPE":
+            return x[0].reshape(x[1])
+        case "SUB":
+            return x[0] - x[1]
         case "ADD":
             return x[0] + x[1]
         case "MUL":
@@ -45,8 +53,7 @@ def _operation(op: Op, x: list[np.ndarray]) -> np.ndarray:
         case "DEPTHWISE_CONV_2D":
             return _convolved(x[0], x[1][0], o, "nhwijc,ijc->nhwc") + x[2]
         case "AVERAGE_POOL_2D":
-            assert (o["FilterHeight"], o["FilterWidth"]) == x[0].shape[1:3]
-            return x[0].mean(axis=(1, 2), keepdims=True)
+            return _averaged(x[0], o)
         case "SPACE_TO_BATCH_ND":
             return _space_to_batch(x[0], x[1].tolist(), x[2].tolist())
         case "BATCH_TO_SPACE_ND":
@@ -58,16 +65,27 @@ def _operation(op: Op, x: list[np.ndarray]) -> np.ndarray:
     raise AssertionError(op.kind)
 
 
-def _convolved(image: np.ndarray, weights: np.ndarray, o: dict, subscripts: str) -> np.ndarray:
-    kernel, stride = weights.shape[:2], o["StrideH"]
+def _windows(image: np.ndarray, o: dict, kernel: tuple[int, int], outside: float) -> np.ndarray:
+    """All windows, (n, h, w, kernel height, kernel width, c), padded as the TensorFlow documentation says."""
+    stride, dilation = o["StrideH"], o.get("DilationHFactor", 1)
+    reach = [dilation * (taps - 1) + 1 for taps in kernel]
     if o["Padding"] == 0:
         pads = [(0, 0)]
-        for size, taps in zip(image.shape[1:3], kernel, strict=True):
+        for size, taps in zip(image.shape[1:3], reach, strict=True):
             total = max(0, (-(-size // stride) - 1) * stride + taps - size)
             pads.append((total // 2, total - total // 2))
-        image = np.pad(image, [*pads, (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(image, kernel, axis=(1, 2))[:, ::stride, ::stride]
-    return np.einsum(subscripts, windows.transpose(0, 1, 2, 4, 5, 3), weights)
+        image = np.pad(image, [*pads, (0, 0)], constant_values=outside)
+    windows = np.lib.stride_tricks.sliding_window_view(image, reach, axis=(1, 2))
+    return windows[:, ::stride, ::stride, :, ::dilation, ::dilation].transpose(0, 1, 2, 4, 5, 3)
+
+
+def _convolved(image: np.ndarray, weights: np.ndarray, o: dict, subscripts: str) -> np.ndarray:
+    return np.einsum(subscripts, _windows(image, o, weights.shape[:2], 0.0), weights)
+
+
+def _averaged(image: np.ndarray, o: dict) -> np.ndarray:
+    """Pixels outside do not count."""
+    return np.nanmean(_windows(image, o, (o["FilterHeight"], o["FilterWidth"]), np.nan), axis=(3, 4))
 
 
 def _space_to_batch(image: np.ndarray, block: list[int], paddings: list[list[int]]) -> np.ndarray:

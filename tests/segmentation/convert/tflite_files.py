@@ -19,6 +19,7 @@ _TABLES = {
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "ADD": "AddOptions",
     "MUL": "MulOptions",
+    "SUB": "SubOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "CONCATENATION": "ConcatenationOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
@@ -74,7 +75,9 @@ def written(spec: Spec) -> bytes:
         tensors.append(_tensor(b, name, tensor, number))
     ops = [_operator(b, op, kinds.index(op.kind), names) for op in spec.ops]
     lists = [_offsets(b, tensors), _offsets(b, ops)]
-    ends = [b.CreateNumpyVector(np.array([names.index(n) for n in ends], np.int32)) for ends in (spec.inputs, spec.outputs)]
+    ends = [
+        b.CreateNumpyVector(np.array([names.index(n) for n in ends], np.int32)) for ends in (spec.inputs, spec.outputs)
+    ]
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, lists[0])
     tflite.SubGraphAddOperators(b, lists[1])
