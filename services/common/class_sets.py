@@ -97,7 +97,7 @@ MSRC: Mapping[str, str] = _table(
         "object": "void, cow, horse, sheep, sign, bird, book, cat, dog",
     }
 )
-"""23 classes and "void": pixels that nobody labelled; training leaves them out, a network that gives them says nothing."""
+"""23 classes and "void": pixels that nobody labelled, which training leaves out."""
 
 CLASS_SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"ADE20K-150": ADE20K, "PASCAL-VOC-21": PASCAL_VOC, "Cityscapes-19": CITYSCAPES, "MSRC-23": MSRC}

@@ -1,4 +1,4 @@
-"""Photo to regions: network, grouping, the confidence rule, and maps that follow edges at the size that was asked for."""
+"""Photo to regions: network, grouping, the confidence rule, and maps of any size that follow edges."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["Regions", "Segmenter", "map_size", "photo_edge_px", "regions_of", "s
 _GUIDE_EDGE_PX = 2048
 # The filters' coefficients are found at this size: four times finer than networks of stride 4 at 513 px answer.
 _WORKING_EDGE_PX = 512
-# How far a border may be moved, as a share of the working size's long edge: 8 px of 512, two samples of such a network.
-_RADIUS_SHARE = 1 / 64
-_EPSILON = 1e-4
+# How far a border may be moved, as a share of the working size's long edge: 16 px of 512, four such samples.
+_RADIUS_SHARE = 1 / 32
+_EPSILON = 1e-3
 # After a CRF, which has moved the borders already, the filter only carries them to the larger size.
 _CARRYING_RADIUS_PX = 2
 _SPECKLE_SHARE = 0.0005
@@ -86,7 +86,7 @@ def map_size(width: int, height: int, edge_px: int) -> tuple[int, int]:
 
 
 def photo_edge_px(input_edge_px: int, width: int, height: int, options: Options) -> int:
-    """Long edge at which a photo is to be decoded for a map of ``width`` times ``height``: guide and input are in it."""
+    """Long edge at which a photo is decoded for a map of ``width`` times ``height``: guide and input are made of it."""
     guide = 0 if options.refinement == "none" else min(max(width, height), _GUIDE_EDGE_PX)
     return max(guide, round(input_edge_px * max(options.scales)))
 
@@ -128,7 +128,6 @@ def regions_of(
         options: how borders follow edges.
     """
     probabilities = averaged(views, classes)
-    h, w = probabilities.planes.shape[1:]
     judgement = judge(probabilities.planes, _visible(photo, probabilities))
     if not judgement.kept:
         return replace(segment_as_one(width, height), verdicts=judgement.verdicts)

@@ -1,4 +1,4 @@
-"""Labels' probabilities as surfaces over the photo, evaluated where and as large as a map needs them, in bands of rows."""
+"""Labels' probabilities as surfaces over the photo, evaluated as large as a map needs them, in bands of rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PlainSurfaces:
 
 
 class GuidedSurfaces:
-    """Fits of a guided filter, (labels, 4, h, w), evaluated on a guide, (H, W, 3), that is interpolated if too small."""
+    """Fits of a guided filter, (labels, 4, h, w), evaluated on a guide, (H, W, 3), interpolated if it is too small."""
 
     def __init__(self, fits: NDArray[np.float32], guide: NDArray[np.float32], width: int, height: int) -> None:
         self._fits, self._guide = fits, guide

@@ -166,12 +166,12 @@ def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str
         f"`{command}`",
         f"{described()}.",
         "",
-        f"{len({row.photo for row in rows})} photos at {_SCORED_EDGE_PX} px, means over them. *Agreement*: share of the "
-        "pixels on which regions agree that",
-        "are matched one to one as well as they can be; the hand-made maps have their own idea of what a region is, so 1 "
-        "is not to be had.",
-        "*Recall*: hand-made borders that have one of ours within 3 px; *precision*: the other way round. A photo that",
-        "became one region has precision 1, recall 0 and the share of the largest hand-made region.",
+        f"{len({row.photo for row in rows})} photos at {_SCORED_EDGE_PX} px, means over them.",
+        "*Agreement*: share of the pixels on which regions agree that are matched one to one as well as they can be;",
+        "hand-made maps have their own idea of what a region is, so 1 is not to be had. *Recall*: share of the",
+        "hand-made borders that have one of ours within 3 px; *precision*: the other way round. A photo that became",
+        "one region has",
+        "precision 1, recall 0 and as agreement the share of the largest hand-made region.",
         "",
         "| network | variant | agreement | recall | precision | regions | photos of one region |",
         "|---|---|---|---|---|---|---|",
@@ -187,9 +187,8 @@ def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str
     if agreements:
         lines += [
             "",
-            f"Pixels of the held-out photos, at {_AGREEMENT_EDGE_PX} px, where a network's most probable common label is "
-            "the first network's,",
-            "before the confidence rule:",
+            f"Share of the held-out photos' pixels, at {_AGREEMENT_EDGE_PX} px, on which a network's most probable",
+            "common label is the first network's, before the confidence rule:",
             "",
             "| network | agreement |",
             "|---|---|",
@@ -200,7 +199,8 @@ def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str
         row for row in rows if row.variant == ("guided" if "guided" in {r.variant for r in rows} else rows[0].variant)
     ]
     lines += [
-        "Labels with at least 0.5 % of the photo, largest first: share, mean probability.",
+        "Labels with at least 0.5 % of the photo, largest first: share, mean probability. The rule comes before the",
+        "refinement, so it is the same for the first three variants.",
         "",
         "| photo | network | agreement | standing (*softened*) | merged | dropped |",
         "|---|---|---|---|---|---|",

@@ -22,7 +22,7 @@ Filter = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Weights and widths; those of the paper's and DeepLab's experiments, places relative to the long edge.
+    """Weights and widths of about those that DeepLab used, chosen on the development pairs; see docs/labels.md.
 
     Attributes:
         iterations: of the mean field; it hardly moves after five.
@@ -34,7 +34,7 @@ class CrfSettings:
     """
 
     iterations: int = 5
-    appearance: float = 4.0
+    appearance: float = 10.0
     appearance_share: float = 0.1
     appearance_colour: float = 0.05
     smoothness: float = 3.0

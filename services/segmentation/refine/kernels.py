@@ -47,8 +47,8 @@ def box_mean(planes: Any, radius: int) -> Any:
 def ridge_fits(guide: Any, products: Any, mask: Any, crossed: Any, epsilon: float) -> Any:
     """Fit each window's mask by an affine function of its guide: (4, H, W), three slopes and the constant.
 
-    Takes window means, float32: of the guide's channels (3, H, W), of their products rr rg rb gg gb bb (6, H, W), of the
-    mask (H, W), and of the mask times each channel (3, H, W). He, Sun, Tang 2013, equations 19 and 20.
+    Takes window means, float32: of the guide's channels (3, H, W), of their products rr rg rb gg gb bb (6, H, W), of
+    the mask (H, W), and of the mask times each channel (3, H, W). He, Sun, Tang 2013, equations 19 and 20.
     """
     _, height, width = guide.shape
     fits = np.empty((4, height, width), np.float32)
@@ -78,7 +78,7 @@ def ridge_fits(guide: Any, products: Any, mask: Any, crossed: Any, epsilon: floa
 def affine_plane(
     fits: Any, guide: Any, low_y: Any, high_y: Any, share_y: Any, low_x: Any, high_x: Any, share_x: Any
 ) -> Any:
-    """Evaluate fits (4, h, w), interpolated to the guide's size, on the guide (H, W, 3): (H, W) float32, cut to 0..1."""
+    """Interpolate fits (4, h, w) to the size of a guide (H, W, 3) and evaluate them: (H, W) float32, cut to 0..1."""
     height, width, _ = guide.shape
     small = fits.shape[2]
     plane = np.empty((height, width), np.float32)
