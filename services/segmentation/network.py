@@ -54,17 +54,20 @@ class Network:
         self.device = "cuda:0" if self.provider == _CUDA else "cpu"
         self._check_tensors()
 
-    def input_size(self, width: int, height: int) -> tuple[int, int]:
-        """Size (width, height) at which a photo enters the network: its aspect ratio, sides as the manifest says."""
-        scale = self.input_edge_px / max(width, height)
+    def input_size(self, width: int, height: int, scale: float = 1.0) -> tuple[int, int]:
+        """Size (width, height) at which a photo enters the network: its aspect ratio, sides as the manifest says.
+
+        ``scale`` is relative to ``input_edge_px``.
+        """
+        scale *= self.input_edge_px / max(width, height)
         steps = (max(1, round((edge * scale - self._offset) / self._step)) for edge in (width, height))
         new_width, new_height = (step * self._step + self._offset for step in steps)
         return new_width, new_height
 
-    def logits(self, photo: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, photo: NDArray[np.float32], scale: float = 1.0) -> NDArray[np.float32]:
         """Run on an sRGB photo, (H, W, 3), 0..1, of any size; returns (classes, h, w) before the softmax."""
         height, width = photo.shape[:2]
-        new_width, new_height = self.input_size(width, height)
+        new_width, new_height = self.input_size(width, height, scale)
         image = resampled(photo.transpose(2, 0, 1), half_pixel(height, new_height), half_pixel(width, new_width))
         if self._reversed:
             image = image[::-1]

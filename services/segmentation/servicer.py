@@ -15,12 +15,14 @@ from services.common.images import ImageLimits, open_photo
 from services.common.label_maps import encode_mask
 from services.common.metrics import Metrics
 from services.common.wire import image_bytes, label_map_to_message
+from services.segmentation.confidence import LabelVerdict
 from services.segmentation.labels import common_labels_of
 from services.segmentation.network import Network
-from services.segmentation.segmenter import map_size, segment, segment_as_one
+from services.segmentation.options import Options, options_of
+from services.segmentation.segmenter import map_size, photo_edge_px, segment, segment_as_one
 from services.segmentation.slots import Cancel, Slots
 
-__all__ = ["BUILT_IN", "SegmentationServicer"]
+__all__ = ["BUILT_IN", "SegmentationServicer", "verdict_message"]
 
 BUILT_IN = report_pb2.ModelRef(
     name="single-region",
@@ -56,7 +58,8 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
         """Give the label map of one photo."""
         self._check_ready()
         network = self._chosen(request.model)
-        return await self._slots.run(lambda cancel: self._segment(request, network, cancel))
+        options = options_of(request.options, "options")
+        return await self._slots.run(lambda cancel: self._segment(request, network, options, cancel))
 
     async def ListModels(
         self,
@@ -87,7 +90,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
         return network
 
     def _segment(
-        self, request: segmentation_pb2.SegmentRequest, network: Network | None, cancel: Cancel
+        self, request: segmentation_pb2.SegmentRequest, network: Network | None, options: Options, cancel: Cancel
     ) -> segmentation_pb2.SegmentResponse:
         data = image_bytes(request.image, "image", self._limits.max_bytes)
         photo = open_photo(data, "image.data", self._limits)
@@ -100,10 +103,10 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
                 regions = segment_as_one(width, height)
         else:
             with self._stage("decode"):
-                pixels = photo.proxy(network.input_edge_px, None)
+                pixels = photo.proxy(photo_edge_px(network.input_edge_px, width, height, options), None)
             cancel.check()
             with self._stage("segment"):
-                regions = segment(pixels, network, width, height)
+                regions = segment(pixels, network, width, height, options)
         cancel.check()
         label_map = label_map_to_message(regions.label_map)
         masks = []
@@ -116,6 +119,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
             soft_masks=masks,
             model=_reference(network),
             inference_seconds=regions.inference_seconds,
+            verdicts=[verdict_message(verdict) for verdict in regions.verdicts],
         )
 
     @contextmanager
@@ -123,6 +127,18 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
         started = time.perf_counter()
         yield
         self._metrics.stage_duration_seconds.labels(name).observe(time.perf_counter() - started)
+
+
+def verdict_message(verdict: LabelVerdict) -> labels_pb2.LabelVerdict:
+    """Put a verdict into a message."""
+    return labels_pb2.LabelVerdict(
+        label=verdict.label,
+        verdict=labels_pb2.Verdict.Value(f"VERDICT_{verdict.verdict.upper()}"),
+        area_share=verdict.area_share,
+        confidence=verdict.confidence,
+        merged_into=verdict.merged_into,
+        reason=verdict.reason,
+    )
 
 
 def _reference(network: Network | None) -> report_pb2.ModelRef:
