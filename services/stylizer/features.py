@@ -58,7 +58,7 @@ def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
         ModelError: the manifest or the weights are not those of a VGG-19.
     """
     if model is None:
-        trunk = random_vgg19(seed=0).to(device)
+        trunk: Trunk = random_vgg19(seed=0).to(device)
         text = "VGG-19 conv1_1..conv3_1 with seeded random weights, because no model file was given"
         return FeatureNetwork(trunk, device, NetworkInfo("random-vgg19", "1", str(device), True, text))
     files = [name for name in model.manifest["files"] if name.endswith(".safetensors")]

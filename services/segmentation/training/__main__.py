@@ -53,7 +53,6 @@ def main() -> None:
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     network = SceneNetwork(len(COMMON_LABELS), len(teacher.labels))
     network.start_from(load_file(options.trunk))
-    network.to(memory_format=torch.channels_last)
     best = trained(network, train, held_out, grouping(teacher.labels), 60 * options.minutes, options.seed)
     torch.save(best.state_dict(), options.work / "scene.pt")
     _write(best, options.out)

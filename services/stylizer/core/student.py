@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["STUDENT_LAYERS", "Student", "student"]
+__all__ = ["COMPONENTS", "STUDENT_LAYERS", "Student", "channels_last", "student"]
 
 _CONVS: Final[tuple[tuple[str, int], ...]] = (
     ("conv1_1", 16),
@@ -31,10 +31,10 @@ _CONVS: Final[tuple[tuple[str, int], ...]] = (
 )
 """3x3 convolutions with their channels, each followed by a ReLU; a new block begins behind a 2x2 maximum."""
 
-_TAPS: Final[Mapping[str, int]] = {"conv1_1": 16, "conv2_1": 32, "conv3_1": 64, "conv4_1": 256, "conv4_2": 96}
+COMPONENTS: Final[Mapping[str, int]] = {"conv1_1": 16, "conv2_1": 32, "conv3_1": 64, "conv4_1": 256, "conv4_2": 96}
 """Components that leave at each layer."""
 
-STUDENT_LAYERS: Final = tuple(_TAPS)
+STUDENT_LAYERS: Final = tuple(COMPONENTS)
 
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -50,13 +50,14 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs, self.taps = nn.ModuleDict(), nn.ModuleDict()
+        convs, taps = {}, {}
         channels = 3
         for name, width in _CONVS:
-            self.convs[name] = nn.Conv2d(channels, width, 3, padding=1)
-            if name in _TAPS:
-                self.taps[name] = nn.Conv2d(width, _TAPS[name], 1)
+            convs[name] = nn.Conv2d(channels, width, 3, padding=1)
+            if name in COMPONENTS:
+                taps[name] = nn.Conv2d(width, COMPONENTS[name], 1)
             channels = width
+        self.convs, self.taps = nn.ModuleDict(convs), nn.ModuleDict(taps)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -89,6 +90,14 @@ class Student(nn.Module):
         return found
 
 
+def channels_last(trunk: Student) -> Student:
+    """The trunk with the weights of its convolutions in the memory order that is fastest."""
+    for parameter in trunk.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return trunk
+
+
 def student(weights: Mapping[str, Tensor]) -> Student:
     """A trunk with trained weights, of any float dtype, ready for use: no gradients, channels last.
 
@@ -98,4 +107,4 @@ def student(weights: Mapping[str, Tensor]) -> Student:
     trunk = Student()
     trunk.load_state_dict({key: value.float() for key, value in weights.items()})
     trunk.requires_grad_(False)
-    return trunk.eval().to(memory_format=torch.channels_last)
+    return channels_last(trunk.eval())

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from services.common.config import StylizerSettings
 from services.common.images import ImageLimits
 from services.common.models import find_model
-from services.stylizer.core.student import STUDENT_LAYERS, Student
+from services.stylizer.core.student import COMPONENTS, STUDENT_LAYERS, Student, channels_last
 from services.stylizer.core.vgg import VGG19
 from services.stylizer.features import load_features, pick_device
 from services.stylizer.training.photos import Crops, photo_files
@@ -60,10 +60,8 @@ def main() -> None:
     train, held_out = photo_files(options.photos)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     crops = Crops(train, _CROP_PX, options.seed, limits)
-    trunk = Student()
-    trunk.to(memory_format=torch.channels_last)
-    components = {name: tap.out_channels for name, tap in trunk.taps.items()}
-    targets = Targets.of(teacher, [crops.varied() for _ in range(96)], components)
+    trunk = channels_last(Student())
+    targets = Targets.of(teacher, [crops.varied() for _ in range(96)], COMPONENTS)
     checks = Crops(held_out, _CROP_PX, 1, limits)
     pairs = [(checks.varied(), checks.varied()) for _ in range(24)]
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from services.stylizer.core.student import STUDENT_LAYERS, Student
 from services.stylizer.training.photos import Crops, recoloured
-from services.stylizer.training.targets import Targets, losses, quadrant_grams
+from services.stylizer.training.targets import Targets, losses
 
 __all__ = ["Schedule", "driven", "learned"]
 
@@ -75,7 +75,7 @@ def learned(schedule: Schedule, targets: Targets, crops: Crops, count: int, repo
     """First phase: photos and recoloured photos, whose targets are made once and kept as float16."""
     pictures = torch.stack([crops.varied() for _ in range(count)])
     kept: dict[str, list[Tensor]] = {name: [] for name in STUDENT_LAYERS}
-    for part in pictures.split(_BATCH):
+    for part in torch.split(pictures, _BATCH):
         for name, F in targets(part).items():
             kept[name].append(F.half())
     whole = {name: torch.cat(parts).contiguous(memory_format=torch.channels_last) for name, parts in kept.items()}
@@ -101,7 +101,7 @@ def driven(schedule: Schedule, targets: Targets, crops: Crops, report: Callable[
         while len(pool) < _POOL:
             pool.append(fresh())
         slots = torch.randperm(_POOL)[: _BATCH // 2].tolist()
-        O, S = (torch.stack([pool[slot][part] for slot in slots]) for part in (0, 1))  # type: ignore[arg-type]
+        O, S = (torch.stack([pool[slot][part] for slot in slots]) for part in (0, 1))
         for _ in range(2):
             O = _step(schedule.trunk, O, S)
         for slot, picture in zip(slots, O, strict=True):
@@ -116,12 +116,11 @@ def driven(schedule: Schedule, targets: Targets, crops: Crops, report: Callable[
 def _step(trunk: Student, O: Tensor, S: Tensor) -> Tensor:
     """Move pictures against the gradient of the style distance, as seen by the student: (N, 3, H, W)."""
     with torch.no_grad():
-        goal = {name: quadrant_grams(F).unflatten(0, (-1, 4)).mean(1) for name, F in trunk(S, STUDENT_LAYERS).items()}
+        goal = {name: _whole_grams(F) for name, F in trunk(S, STUDENT_LAYERS).items()}
     O = O.clone().requires_grad_(True)
     features = trunk(O, STUDENT_LAYERS)
     distance = sum(
-        (quadrant_grams(features[name]).unflatten(0, (-1, 4)).mean(1) - goal[name]).square().sum(dim=(1, 2))
-        / goal[name].square().sum(dim=(1, 2))
+        (_whole_grams(features[name]) - goal[name]).square().sum(dim=(1, 2)) / goal[name].square().sum(dim=(1, 2))
         for name in ("conv2_1", "conv3_1", "conv4_1")
     )
     assert isinstance(distance, Tensor)  # noqa: S101
@@ -130,3 +129,8 @@ def _step(trunk: Student, O: Tensor, S: Tensor) -> Tensor:
     mixed = 0.5 * gradient + 0.5 * smooth
     rms = mixed.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
     return (O.detach() - _STEP * mixed / rms).clamp(0, 1)
+
+
+def _whole_grams(F: Tensor) -> Tensor:
+    flat = F.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]

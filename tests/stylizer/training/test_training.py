@@ -14,7 +14,7 @@ from torch import Tensor
 from services.common.config import StylizerSettings
 from services.common.images import ImageLimits
 from services.common.models import find_model
-from services.stylizer.core.student import STUDENT_LAYERS, Student
+from services.stylizer.core.student import COMPONENTS, STUDENT_LAYERS, Student
 from services.stylizer.core.vgg import InputConvention, random_vgg19, vgg19
 from services.stylizer.features import load_features
 from services.stylizer.training import __main__ as command
@@ -25,7 +25,6 @@ from services.stylizer.training.targets import Targets, gram_errors, quadrant_gr
 
 EDGE = 48
 LIMITS = ImageLimits.of(StylizerSettings())
-COMPONENTS = {name: tap.out_channels for name, tap in Student().taps.items()}
 
 
 @pytest.fixture(scope="module")
