@@ -33,7 +33,7 @@ from services.stylizer.training.targets import Targets, gram_errors
 
 _CONTENT: Final = "conv4_2"
 _CROP_PX: Final = 160
-_FITTED_ON: Final = 128
+_FITTED_ON: Final = 112
 
 
 def main() -> None:
@@ -65,18 +65,21 @@ def main() -> None:
     checks = Crops(held_out, _CROP_PX, 1, limits)
     pairs = [(checks.varied(), checks.varied()) for _ in range(24)]
 
-    def report(text: str) -> None:
-        errors = gram_errors(trunk, targets, pairs)
+    def report(text: str, found: Student) -> None:
+        errors = gram_errors(found, targets, pairs)
         print(f"{text}: difference of Gram matrices off by", {n: round(e, 4) for n, e in errors.items()}, flush=True)
-        _write(trunk, targets, options.out)
+        _write(found, targets, options.out)
+
+    def said(text: str) -> None:
+        report(text, schedule.mean)
 
     began = time.monotonic()
     fitted(trunk, targets, [crops.varied() for _ in range(_FITTED_ON)], options.seed)
-    report("fitted")
+    report("fitted", trunk)
     schedule = Schedule(trunk, [60 * minutes for minutes in options.minutes])
-    learned(schedule, targets, crops, options.crops, report)
-    driven(schedule, targets, crops, report)
-    report(f"trained for {time.monotonic() - began:.0f} s")
+    learned(schedule, targets, crops, options.crops, said)
+    driven(schedule, targets, crops, said)
+    report(f"trained for {time.monotonic() - began:.0f} s", schedule.mean)
 
 
 def _write(trunk: Student, targets: Targets, out: Path) -> None:
