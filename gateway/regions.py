@@ -64,7 +64,7 @@ async def find_regions(
             image=photo,
             model=transfer.segmentation_model,
             map_edge_px=settings.map_edge_px,
-            options=transfer.segmentation_options,
+            options=transfer.segmentation_options if transfer.HasField("segmentation_options") else None,
         )
         timeout = deadline.timeout(settings.segment_timeout_seconds)
         try:

@@ -13,7 +13,7 @@ __all__ = ["segmentation_flags", "segmentation_options"]
 _REFINEMENTS = ("none", "guided", "crf")
 
 
-class _Scales(click.ParamType):
+class _Scales(click.ParamType[tuple[float, ...]]):
     """Numbers separated by commas; the server holds their range."""
 
     name = "NUMBER,..."

@@ -2,15 +2,18 @@
 
 The rule, with the numbers below; docs/labels.md has what they were calibrated on:
 
-1. A photo that shows the network nothing it knows becomes one region: if the most probable label's probability,
-   averaged over the photo, is under ``MIN_PHOTO_CONFIDENCE``, or if less than ``MIN_JUDGED_SHARE`` of the photo is both
-   under credible labels and neither black nor blown out.
-2. A label is credible if its mean probability where it is the most probable is at least ``MIN_LABEL_CONFIDENCE``. One
-   that is not gives its probability to the related credible label that is most probable there, if the two together are
-   credible (MERGED); otherwise it is taken out (DROPPED) and the next best label has its pixels.
-3. The same happens to labels that are left with less than ``MIN_AREA_SHARES`` of the photo, the smallest first.
+1. A label is credible if its mean probability where it is the most probable is at least ``MIN_LABEL_CONFIDENCE``. One
+   that is not gives its probability to the related credible label that is most probable there, if that one has at least
+   ``MIN_PARTNER_PROBABILITY`` and the two together are credible (MERGED); otherwise it is taken out (DROPPED) and the
+   next best label has its pixels.
+2. A photo that shows the network nothing it knows becomes one region: if the most probable label's probability,
+   averaged over the photo, is under ``MIN_PHOTO_CONFIDENCE``; if less than ``MIN_JUDGED_SHARE`` of the photo is both
+   under credible labels and neither black nor blown out; or if the labels that step 1 drops have more than
+   ``MAX_DROPPED_SHARE`` of it.
+3. Labels that are left with less than ``MIN_AREA_SHARES`` of the photo merge or are dropped in the same way, the
+   smallest first.
 4. Pixels where no label that is left has ``MIN_PIXEL_CONFIDENCE`` take the probabilities of the nearest pixel that is
-   sure. A label that stands and lost pixels in steps 2 to 4 is SOFTENED.
+   sure. A label that stands and lost pixels on the way is SOFTENED.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from scipy.ndimage import distance_transform_edt
 from services.common.taxonomy import COMMON_LABELS, MIN_AREA_SHARES, RELATED
 
 __all__ = [
+    "MAX_DROPPED_SHARE",
     "MIN_JUDGED_SHARE",
     "MIN_LABEL_CONFIDENCE",
+    "MIN_PARTNER_PROBABILITY",
     "MIN_PHOTO_CONFIDENCE",
     "MIN_PIXEL_CONFIDENCE",
     "Judgement",
@@ -37,7 +42,9 @@ __all__ = [
 
 MIN_PHOTO_CONFIDENCE = 0.74
 MIN_JUDGED_SHARE = 1 / 3
+MAX_DROPPED_SHARE = 0.25
 MIN_LABEL_CONFIDENCE = 0.7
+MIN_PARTNER_PROBABILITY = 0.1
 MIN_PIXEL_CONFIDENCE = 0.4
 # Losing less than one pixel in fifty is no news.
 _SOFTENED_SHARE = 0.02
@@ -85,17 +92,19 @@ def judge(probabilities: NDArray[np.float32], visible: NDArray[np.bool_]) -> Jud
         for label in seen
     }
     standing = [label for label in seen if confidences[label] >= MIN_LABEL_CONFIDENCE]
-    reason = _out_of_world(float(best.mean()), float((np.isin(winners, standing) & visible).mean()))
-    if reason or not standing:
-        reason = reason or "no label is credible, so the photo is one region"
-        gone = tuple(replace(verdict, verdict="dropped", reason=reason) for verdict in verdicts.values())
-        return Judgement((), np.ones((1, 1, 1), np.float32), gone)
-
     left = probabilities.copy()
     for label in seen[::-1]:
         if label not in standing:
             why = f"it is {confidences[label]:.2f} sure, {MIN_LABEL_CONFIDENCE:g} is asked for"
             verdicts[label] = _give_up(left, label, winners == label, standing, verdicts[label], why)
+    dropped = sum(verdict.area_share for verdict in verdicts.values() if verdict.verdict == "dropped")
+    judged = float((np.isin(winners, standing) & visible).mean())
+    if reason := _out_of_world(float(best.mean()), judged, dropped):
+        gone = tuple(
+            replace(verdict, verdict="dropped", merged_into="", reason=reason) for verdict in verdicts.values()
+        )
+        return Judgement((), np.ones((1, 1, 1), np.float32), gone)
+
     left[[label for label in range(len(left)) if label not in standing]] = 0
     while len(standing) > 1:
         now = left.argmax(axis=0)
@@ -117,7 +126,7 @@ def judge(probabilities: NDArray[np.float32], visible: NDArray[np.bool_]) -> Jud
     return Judgement(kept, sure, tuple(verdicts.values()))
 
 
-def _out_of_world(confidence: float, judged: float) -> str:
+def _out_of_world(confidence: float, judged: float, dropped: float) -> str:
     if confidence < MIN_PHOTO_CONFIDENCE:
         return (
             f"the network is {confidence:.2f} sure of the photo, {MIN_PHOTO_CONFIDENCE:g} is asked for, "
@@ -127,6 +136,11 @@ def _out_of_world(confidence: float, judged: float) -> str:
         return (
             f"{judged:.0%} of the photo is neither black nor blown out and has a credible label, "
             f"{MIN_JUDGED_SHARE:.0%} is asked for, so the photo is one region"
+        )
+    if dropped > MAX_DROPPED_SHARE:
+        return (
+            f"labels that are not credible have {dropped:.0%} of the photo, at most {MAX_DROPPED_SHARE:.0%} is "
+            "allowed, so the photo is one region"
         )
     return ""
 
@@ -145,11 +159,13 @@ def _give_up(
 ) -> LabelVerdict:
     """Merge or drop ``label``, whose region is ``where``; changes ``left``."""
     related = [COMMON_LABELS.index(name) for name in RELATED[COMMON_LABELS[label]]]
-    candidates = [other for other in related if other in standing]
-    there = {other: float(left[other][where].mean()) for other in candidates} if where.any() else {}
+    there = {other: float(left[other][where].mean()) for other in related if other in standing} if where.any() else {}
     partner = max(there, key=lambda other: there[other], default=None)
-    own = float(left[label][where].mean()) if where.any() else 0.0
-    if partner is not None and own + there[partner] >= MIN_LABEL_CONFIDENCE:
+    if (
+        partner is not None
+        and there[partner] >= MIN_PARTNER_PROBABILITY
+        and float(left[label][where].mean()) + there[partner] >= MIN_LABEL_CONFIDENCE
+    ):
         left[partner] += left[label]
         left[label] = 0
         return replace(verdict, verdict="merged", merged_into=COMMON_LABELS[partner], reason=why)
@@ -164,4 +180,4 @@ def _without_doubt(left: NDArray[np.float32]) -> NDArray[np.float32]:
         rows, columns = distance_transform_edt(doubtful, return_distances=False, return_indices=True)
         left = left[:, rows, columns]
     left = left + np.float32(1e-7)  # where all that is left was impossible, they share equally
-    return left / left.sum(axis=0)
+    return np.asarray(left / left.sum(axis=0), np.float32)

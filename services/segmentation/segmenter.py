@@ -21,7 +21,7 @@ from services.segmentation.sampling import Axis, area_mean, fitted_size
 from services.segmentation.surfaces import GuidedSurfaces, PlainSurfaces, Surfaces, bands_of, totals_and_winners
 from services.segmentation.views import Probabilities, View, averaged
 
-__all__ = ["Regions", "Segmenter", "map_size", "photo_edge_px", "regions_of", "segment", "segment_as_one"]
+__all__ = ["Regions", "Segmenter", "map_size", "photo_edge_px", "regions_of", "segment", "segment_as_one", "warm_up"]
 
 # Edges are followed in a guide of at most so many pixels; larger maps interpolate it, which keeps memory bounded.
 _GUIDE_EDGE_PX = 2048
@@ -63,20 +63,22 @@ class Regions:
     inference_seconds: float
     _surfaces: Surfaces
     _totals: NDArray[np.float32]
-    _moved: NDArray[np.bool_]
-    _moved_values: NDArray[np.float32]
+    _winners: NDArray[np.uint8]
+    _cleaned: NDArray[np.uint8]
 
     def masks(self) -> Iterator[NDArray[np.float32]]:
         """Give each label's probability, (H, W), 0..1, in the order of the indices; they sum to 1 in every pixel.
 
         Where a speckle was given to another label, the two labels' probabilities are exchanged.
         """
+        moved = self._cleaned != self._winners
+        values = _exchanged(self._surfaces, self._totals, self._winners, self._cleaned, moved)
         for label in range(self._surfaces.labels):
             mask = np.empty_like(self._totals)
             for start, stop in bands_of(self._surfaces):
                 mask[start:stop] = self._surfaces.plane(label, start, stop)
             mask /= self._totals
-            mask[self._moved] = self._moved_values[:, label]
+            mask[moved] = values[:, label]
             yield mask
 
 
@@ -135,20 +137,27 @@ def regions_of(
     surfaces = _refined(sure, photo, width, height, options)
     totals, winners = totals_and_winners(surfaces)
     cleaned = without_speckles(winners, round(_SPECKLE_SHARE * winners.size))
-    moved = cleaned != winners
     table = np.array(judgement.kept, np.uint8)
     label_map = LabelMap(table[cleaned], {index: COMMON_LABELS[index] for index in judgement.kept})
-    values = _exchanged(surfaces, totals, winners, cleaned, moved)
-    return Regions(label_map, judgement.verdicts, 0.0, surfaces, totals, moved, values)
+    return Regions(label_map, judgement.verdicts, 0.0, surfaces, totals, winners, cleaned)
 
 
 def segment_as_one(width: int, height: int) -> Regions:
     """Take the whole photo as one region, "all": what is done without a network."""
     point = Axis(1, 1, False)
     surfaces = PlainSurfaces(Probabilities(np.ones((1, 1, 1), np.float32), point, point), width, height)
-    nowhere = np.zeros((height, width), bool)
-    ones = np.ones((height, width), np.float32)
-    return Regions(single_region(width, height), (), 0.0, surfaces, ones, nowhere, ones[nowhere][:, None])
+    label_map = single_region(width, height)
+    totals = np.ones((height, width), np.float32)
+    return Regions(label_map, (), 0.0, surfaces, totals, label_map.indices, label_map.indices)
+
+
+def warm_up() -> None:
+    """Find regions in a small picture, so that the refinement's loops are compiled before the first request."""
+    halves = np.repeat(np.array([-9, 9], np.float32), 8)[None, None].repeat(16, axis=1)
+    photo = np.full((64, 64, 3), 0.5, np.float32)
+    photo[:, 32:] = 0.2
+    view = View(np.concatenate([halves, -halves]), 64, 64, align_corners=False)
+    list(regions_of([view], photo, ("sky", "building"), 64, 64, Options()).masks())
 
 
 def _visible(photo: NDArray[np.float32], probabilities: Probabilities) -> NDArray[np.bool_]:

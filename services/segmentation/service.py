@@ -14,6 +14,7 @@ from services.common.images import ImageLimits
 from services.common.metrics import Metrics
 from services.common.models import find_model
 from services.segmentation.network import Network
+from services.segmentation.segmenter import warm_up
 from services.segmentation.servicer import SegmentationServicer
 from services.segmentation.slots import Slots
 
@@ -65,4 +66,5 @@ class SegmentationService:
             return None
         network = Network(model, settings.device, settings.threads)
         network.dry_pass()
+        warm_up()
         return network

@@ -42,7 +42,8 @@ class PlainSurfaces:
 
     def plane(self, label: int, start: int, stop: int) -> NDArray[np.float32]:
         """Evaluate rows of one label."""
-        return resampled(self._planes[label : label + 1], self._rows.part(start, stop), self._columns)[0]
+        rows = self._rows.part(start, stop)
+        return np.asarray(resampled(self._planes[label : label + 1], rows, self._columns)[0])
 
     def band(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Evaluate rows of every label."""

@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ from tests.benchmarks.label_scores import Score, pooled, score
 from tests.benchmarks.label_sheets import Panel, write_label_sheet
 from tests.benchmarks.machine import described, models_dir, pairs_dir
 from tests.benchmarks.pairs import BUILD, LIMITS, ROOT, pair_names
+
+__all__ = ["VARIANTS", "Row", "find_network"]
 
 VARIANTS: Mapping[str, Options] = {
     "none": Options("none"),
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     parser.add_argument("--build", type=Path, default=BUILD / "label_maps")
     options = parser.parse_args(arguments)
-    networks = [_network(options.models_dir, name, options.threads) for name in options.models]
+    networks = [find_network(options.models_dir, name, options.threads) for name in options.models]
     rows = [
         row
         for pair in pair_names(options.pairs)
@@ -89,13 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     agreements = _agreements(networks, options.split, options.photos) if options.agreement else {}
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {"machine": described(), "rows": [asdict(row) for row in rows], "agreements": agreements}
-    (options.out / "label-maps.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = {"machine": described(), "rows": [_record(row) for row in rows], "agreements": agreements}
+    text = json.dumps(record, indent=None, separators=(",", ":")).replace("},{", "},\n{")
+    (options.out / "label-maps.json").write_text(text + "\n", encoding="utf-8")
     lines = _document(rows, agreements, _command(options))
     (options.out / "label-maps.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _network(folder: Path, name: str, threads: int) -> Network:
+def _record(row: Row) -> dict[str, Any]:
+    """Without verdicts: those of the first variant stand in the document."""
+    return {"photo": row.photo, "network": row.network, "variant": row.variant, **asdict(row.score)}
+
+
+def find_network(folder: Path, name: str, threads: int) -> Network:
+    """Load a segmentation network of a models folder by its name, on the CPU."""
     model = find_model(folder, "segmentation", name)
     if model is None:
         raise SystemExit(f"{folder}: no segmentation model {name!r}")
@@ -170,8 +180,7 @@ def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str
         "*Agreement*: share of the pixels on which regions agree that are matched one to one as well as they can be;",
         "hand-made maps have their own idea of what a region is, so 1 is not to be had. *Recall*: share of the",
         "hand-made borders that have one of ours within 3 px; *precision*: the other way round. A photo that became",
-        "one region has",
-        "precision 1, recall 0 and as agreement the share of the largest hand-made region.",
+        "one region has precision 1, recall 0 and as agreement the share of the largest hand-made region.",
         "",
         "| network | variant | agreement | recall | precision | regions | photos of one region |",
         "|---|---|---|---|---|---|---|",

@@ -43,14 +43,14 @@ TABLES = {"common labels": _labels(), "classes": _classes(), "nine colours": _ni
 
 
 def _markers(name: str) -> tuple[str, str]:
-    return f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    return f"<!-- {name} -->\n", f"<!-- end of {name} -->"
 
 
 def written(name: str) -> str:
     """A table as the document has it."""
     text = DOCUMENT.read_text(encoding="utf-8")
     begin, end = _markers(name)
-    return text[text.index(begin) + len(begin) : text.index(end)]
+    return text[text.index(begin) + len(begin) : text.index(end)].rstrip("\n")
 
 
 def main() -> None:
@@ -58,8 +58,8 @@ def main() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         begin, end = _markers(name)
-        before, _, rest = text.partition(begin)
-        text = before + begin + table + end + rest.partition(end)[2]
+        at, until = text.index(begin) + len(begin), text.index(end)
+        text = f"{text[:at]}{table}\n{text[until:]}"
     DOCUMENT.write_text(text, encoding="utf-8")
 
 

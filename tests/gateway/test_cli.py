@@ -236,6 +236,35 @@ async def test_segment_writes_map_and_legend(world: World, pair: list[str], tmp_
         assert result.stdout.splitlines()[0].split() == ["3", "100.0%", "sky"]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_segment_says_what_became_of_labels(world: World, pair: list[str], tmp_path: Path, as_json: bool) -> None:
+    reply = segmented()
+    reply.verdicts.add(label="sky", verdict=labels_pb2.VERDICT_KEPT, area_share=0.9, confidence=0.75)
+    reply.verdicts.add(
+        label="plant",
+        verdict=labels_pb2.VERDICT_MERGED,
+        area_share=0.1,
+        confidence=0.5,
+        merged_into="grass",
+        reason="it is 0.50 sure, 0.7 is asked for",
+    )
+    world.segmentation.replies = [reply]
+    flags = ["--refinement", "none", "--scales", "0.5", *(["--json"] if as_json else [])]
+    arguments = ["segment", pair[0], "-o", str(tmp_path / "map.png"), "--server", world.segmentation_address]
+    result = await dpst(*arguments, *flags)
+    assert result.exit_code == 0, result.output
+    (request,) = world.segmentation.requests
+    assert request.options == labels_pb2.SegmentationOptions(refinement=labels_pb2.REFINEMENT_NONE, scales=[0.5])
+    if as_json:
+        kept, merged = json.loads(result.stdout)["verdicts"]
+        assert (kept["verdict"], kept["confidence"], kept["merged_into"]) == ("kept", 0.75, "")
+        assert (merged["verdict"], merged["merged_into"]) == ("merged", "grass")
+    else:
+        lines = [line.strip() for line in result.stdout.splitlines()]
+        assert lines[1] == "10.0%  plant: merged into grass, it is 0.50 sure, 0.7 is asked for"
+        assert not any("kept" in line for line in lines)
+
+
 async def test_interrupt_cancels_the_transfer(world: World, pair: list[str], tmp_path: Path) -> None:
     world.segmentation.replies = [forever, forever]
     out = str(tmp_path / "out.jpg")

@@ -79,6 +79,15 @@ def judged(*names: str, verdict: labels_pb2.Verdict.ValueType = labels_pb2.VERDI
     return reply
 
 
+def answer(world: World, content: Any, style: Any) -> None:
+    """Let the segmentation service answer by photo, whichever call arrives first."""
+
+    async def reply() -> Any:
+        return content if world.segmentation.requests[-1].image == transfer().content else style
+
+    world.segmentation.replies = [reply, reply]
+
+
 async def test_verdicts_and_options_pass_through(world: World) -> None:
     softened = judged("sky", "water", verdict=labels_pb2.VERDICT_SOFTENED, reason="9% of its pixels were doubtful")
     softened.verdicts.add(
@@ -90,19 +99,17 @@ async def test_verdicts_and_options_pass_through(world: World) -> None:
     )
     softened.verdicts.add(label="person", verdict=labels_pb2.VERDICT_DROPPED, area_share=0.001, reason="tiny")
     kept = judged("sky", "grass")
-    replies = {transfer().content.data: softened, transfer().style.data: kept}
-    world.segmentation.replies = [softened, kept]
+    answer(world, softened, kept)
     world.stylizer.replies = [solved()]
     options = labels_pb2.SegmentationOptions(refinement=labels_pb2.REFINEMENT_CRF, scales=[0.5, 1], flip=True)
     report = (await world.events(transfer(segmentation_options=options)))[-1].done.report
     assert [each.options for each in world.segmentation.requests] == [options] * 2
-    assert [each.image.data for each in world.segmentation.requests] == list(replies)
     assert list(report.content_label_verdicts) == list(softened.verdicts)
     assert list(report.style_label_verdicts) == list(kept.verdicts)
     assert list(report.notes) == [
-        "Labels of the content photo: sky (40%) softened, because 9% of its pixels were doubtful; water (40%) softened, "
-        "because 9% of its pixels were doubtful; vehicle (2%) merged into road, because it is 0.50 sure, 0.7 is asked "
-        "for.",
+        "Labels of the content photo: sky (40%) softened, because 9% of its pixels were doubtful; "
+        "water (40%) softened, because 9% of its pixels were doubtful; "
+        "vehicle (2%) merged into road, because it is 0.50 sure, 0.7 is asked for.",
         "built-in features",
     ]
 
@@ -111,7 +118,7 @@ async def test_verdicts_and_options_pass_through(world: World) -> None:
 async def test_one_region_on_one_side_sets_the_other_sides_regions_aside(world: World, single: str) -> None:
     one = judged("all", verdict=labels_pb2.VERDICT_DROPPED, reason="12% of the photo has a credible label")
     many = judged("sky", "grass")
-    world.segmentation.replies = [one, many] if single == "content" else [many, one]
+    answer(world, *((one, many) if single == "content" else (many, one)))
     world.stylizer.replies = [solved()]
     report = (await world.events(transfer()))[-1].done.report
     (request,) = world.stylizer.requests
@@ -137,7 +144,7 @@ async def test_one_region_beside_labels_of_the_caller_changes_nothing(world: Wor
 
 async def test_bad_options_are_called_by_the_callers_name(world: World) -> None:
     refusal = errors.InvalidArgument("options.scales[1]", 9.0, "0.5..2.0")
-    world.segmentation.replies = [refusal, refusal]
+    world.segmentation.replies = [refusal, forever]
     error = await refused(world, transfer())
     assert error.details() == "segmentation_options.scales[1]: got 9.0, 0.5..2.0"
 

@@ -72,12 +72,26 @@ def test_a_doubtful_label_without_a_credible_relative_is_dropped_for_what_lies_a
 
 
 def test_tiny_labels_go_smallest_first() -> None:
-    result = judged((970, {"sky": 0.99}), (26, {"grass": 0.99}), (4, {"tree": 0.9}))
+    result = judged((970, {"sky": 0.99}), (26, {"grass": 0.99}), (4, {"tree": 0.8, "grass": 0.2}))
     assert told(result) == {"sky": ("kept", ""), "grass": ("kept", ""), "tree": ("merged", "grass")}
     assert "0.40% of the photo, 0.5% is asked for" in result.verdicts[-1].reason
-    result = judged((993, {"sky": 0.99}), (4, {"grass": 0.99}), (3, {"tree": 0.9}))
+    result = judged((993, {"sky": 0.99}), (4, {"grass": 0.99}), (3, {"tree": 0.8, "grass": 0.2}))
     # the tree's pixels lift the grass over the threshold
     assert told(result) == {"sky": ("kept", ""), "grass": ("kept", ""), "tree": ("merged", "grass")}
+
+
+def test_a_related_label_that_nobody_sees_there_takes_nothing() -> None:
+    result = judged((900, {"sky": 0.99}), (80, {"road": 0.99}), (20, {"water": 0.68, "road": 0.32}))
+    assert told(result)["water"] == ("dropped", "")
+    assert winner(result, 999) == "road"  # the sky is related to water, but has no part in these pixels
+
+
+@pytest.mark.parametrize(("columns", "one_region"), [(24, False), (26, True)])
+def test_a_photo_of_which_too_much_would_be_dropped_is_one_region(columns: int, one_region: bool) -> None:
+    result = judged((100 - columns, {"sky": 0.99}), (columns, {"person": 0.6, "grass": 0.39}))
+    assert (not result.kept) == one_region
+    if one_region:
+        assert "labels that are not credible have 26% of the photo" in result.verdicts[0].reason
 
 
 def test_doubtful_pixels_of_a_label_that_stands_go_to_those_around() -> None:

@@ -16,7 +16,16 @@ from services.common.models import Model, find_model
 from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.network import Network
 from services.segmentation.options import Options
-from services.segmentation.segmenter import Regions, map_size, photo_edge_px, segment, segment_as_one
+from services.segmentation.refine.kernels import affine_plane, box_mean, ridge_fits
+from services.segmentation.refine.speckles import connected_pieces
+from services.segmentation.segmenter import (
+    Regions,
+    map_size,
+    photo_edge_px,
+    segment,
+    segment_as_one,
+    warm_up,
+)
 
 SKY, BUILDING, TREE = (COMMON_LABELS.index(name) for name in ("sky", "building", "tree"))
 LIMITS = ImageLimits.of(ProcessSettings())
@@ -158,6 +167,17 @@ def test_a_photo_in_the_dark_is_one_region_with_verdicts() -> None:
     assert {verdict.verdict for verdict in regions.verdicts} == {"dropped"}
     (mask,) = regions.masks()
     np.testing.assert_array_equal(mask, np.ones((48, 64)))
+
+
+def test_nothing_is_compiled_after_warming_up() -> None:
+    loops = (box_mean, ridge_fits, affine_plane, connected_pieces)
+    warm_up()
+    before = [len(loop.signatures) for loop in loops]
+    assert all(before)
+    photo, is_building = skyline(384, 512)
+    for width, height in ((1200, 900), (200, 150)):
+        list(segment(photo, Blocky(is_building[2::4, 2::4]), width, height).masks())
+    assert [len(loop.signatures) for loop in loops] == before
 
 
 def test_what_a_photo_is_decoded_at() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
-from services.segmentation.refine.speckles import without_speckles
+from services.segmentation.refine.speckles import connected_pieces, without_speckles
 
 
 def test_speckles_take_the_label_that_touches_them_most() -> None:
@@ -45,6 +45,19 @@ def test_nothing_to_do(least: int) -> None:
 def test_a_map_of_nothing_but_speckles_is_left() -> None:
     indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(without_speckles(indices, 5), indices)
+
+
+@given(st.integers(1, 15), st.integers(1, 15), st.integers(0, 999))
+@settings(deadline=None)
+def test_pieces_are_those_of_scipy(height: int, width: int, seed: int) -> None:
+    indices = np.random.default_rng(seed).integers(0, 3, (height, width), np.uint8)
+    pieces, count = connected_pieces(indices)
+    expected = np.zeros((height, width), np.intp)
+    for value in range(3):
+        numbered, _ = label(indices == value)
+        expected[numbered > 0] = numbered[numbered > 0] + expected.max()
+    assert count == expected.max() == len(np.unique(pieces))
+    assert len(set(zip(pieces.ravel().tolist(), expected.ravel().tolist(), strict=True))) == count
 
 
 @given(st.integers(0, 999), st.integers(2, 30))

@@ -74,15 +74,15 @@ def mean_field(
 
     A pixel's own message is part of the filter's, as in the authors' code.
     """
-    unary = np.log(np.maximum(probabilities, 1e-6))
+    unary = np.log(np.maximum(probabilities, np.float32(1e-6)))
     ones = np.ones((len(probabilities), 1), np.float32)
-    scales = [1 / np.sqrt(np.maximum(kernel(ones), 1e-12)) for _, kernel in kernels]
+    norms = [np.maximum(kernel(ones), np.float32(1e-12)) for _, kernel in kernels]
+    scales = [np.asarray(1 / np.sqrt(norm), np.float32) for norm in norms]
     marginals = probabilities
     for _ in range(iterations):
         energy = unary.copy()
         for (weight, kernel), scale in zip(kernels, scales, strict=True):
-            energy += np.float32(weight) * scale * kernel(marginals * scale)
-        energy -= energy.max(axis=1, keepdims=True)
-        powers = np.exp(energy)
+            energy += np.asarray(weight * scale * kernel(marginals * scale), np.float32)
+        powers = np.exp(energy - energy.max(axis=1, keepdims=True))
         marginals = powers / powers.sum(axis=1, keepdims=True)
     return marginals
