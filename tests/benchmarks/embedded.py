@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.embedded [--pairs 01 09 ...] [--quality standard]
 
-Each pair is solved with VGG-19 and with ``vgg19-student`` on the given masks, and with ``vgg19-student`` on one region and
-on the masks of ``scene-student`` (and of the teacher in the models' folder); one after the other, so that a busy machine
-slows all alike. Every result is rendered at full size and scored by VGG-19 with the given masks. Writes
-``docs/benchmarks/embedded.md`` and ``.json``; sheets (content, style / every variant) go to ``build/benchmarks/embedded/``.
+Each pair is solved with VGG-19 and with ``vgg19-student`` on the given masks, and with ``vgg19-student`` on one region
+and on the masks of ``scene-student`` (and of the teacher in the models' folder); one after the other, so that a busy
+machine slows all alike. Every result is rendered at full size and scored by VGG-19 with the given masks. Writes
+``docs/benchmarks/embedded.md`` and ``.json``; sheets (content, style, every variant) go to
+``build/benchmarks/embedded/``.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pictures.append(picture)
             q = row.ours.quality
             print(
-                f"{name} {variant}: style {q.style_relative:.4f}, affine {q.affine_per_pixel_e6:.0f}, edges {q.edges:.3f}, "
-                f"{row.ours.solve_seconds:.1f} s",
+                f"{name} {variant}: style {q.style_relative:.4f}, affine {q.affine_per_pixel_e6:.0f}, "
+                f"edges {q.edges:.3f}, {row.ours.solve_seconds:.1f} s",
                 flush=True,
             )
         write_sheet(name, [[levels(judge.pair.I), levels(judge.pair.S), *pictures]], BUILD / "embedded")
@@ -106,7 +107,9 @@ def _without_masks(pair: Pair) -> Pair:
 def _with_masks(pair: Pair, network: Network) -> Pair:
     """As the gateway does: one region for both if either photo is one."""
     maps = [_map(photo, picture.shape, network) for photo, picture in ((pair.content, pair.I), (pair.style, pair.S))]
-    return _without_masks(pair) if any(list(found.names.values()) == ["all"] for found in maps) else _with_maps(pair, maps)
+    return (
+        _without_masks(pair) if any(list(found.names.values()) == ["all"] for found in maps) else _with_maps(pair, maps)
+    )
 
 
 def _map(photo: Photo, shape: Sequence[int], network: Network) -> LabelMap:
@@ -130,9 +133,10 @@ def _write(rows: Mapping[str, Sequence[Row]], options: argparse.Namespace, param
         f"# Embedded models beside the full ones, quality `{options.quality}`",
         "",
         f"Made by `python -m tests.benchmarks.embedded --quality {options.quality}{pairs}`.",
-        f"{described()}, {torch.get_num_threads()} threads, {params.solve_edge_px} px, {params.max_evaluations} evaluations.",
-        f"Scored by VGG-19 at {SCORED_EDGE_PX} px with the given masks as [quality.md](../quality.md) defines: style distance, "
-        "affine residual, edges.",
+        f"{described()}, {torch.get_num_threads()} threads, {params.solve_edge_px} px, "
+        f"{params.max_evaluations} evaluations.",
+        f"Scored by VGG-19 at {SCORED_EDGE_PX} px with the given masks as [quality.md](../quality.md) defines: style "
+        "distance, affine residual, edges.",
         "",
         *[f"- **{variant}**: {_TITLES[variant]}" for variant in variants],
         "",
@@ -144,7 +148,12 @@ def _write(rows: Mapping[str, Sequence[Row]], options: argparse.Namespace, param
         for variant in variants:
             ours = rows[variant][index].ours
             q = ours.quality
-            cells += [f"{q.style_relative:.4f}", f"{q.affine_per_pixel_e6:.0f}", f"{q.edges:.3f}", f"{ours.solve_seconds:.1f}"]
+            cells += [
+                f"{q.style_relative:.4f}",
+                f"{q.affine_per_pixel_e6:.0f}",
+                f"{q.edges:.3f}",
+                f"{ours.solve_seconds:.1f}",
+            ]
         lines.append(f"| {first.pair} | " + " | ".join(cells) + " |")
     lines += ["", *_ratios(rows), ""]
     text = "\n".join(lines)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from services.common.class_sets import MSRC
 from services.common.images import ImageLimits, open_photo
 from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.convert.torch_export import MEAN, STD
@@ -20,7 +21,7 @@ from services.segmentation.labels import membership
 from services.segmentation.network import Network
 from services.segmentation.sampling import half_pixel, of_logits, resampled
 
-__all__ = ["EDGE_PX", "MSRC_LABELS", "Batch", "Example", "batch_of", "examples", "grouping", "whole"]
+__all__ = ["EDGE_PX", "Batch", "Example", "batch_of", "examples", "grouping", "whole"]
 
 EDGE_PX: Final = 320
 """Long edge at which photos enter the network."""
@@ -28,12 +29,11 @@ EDGE_PX: Final = 320
 _GRID_EDGE: Final = 80
 """Long edge of the kept targets: the network's output at 320 px."""
 
-MSRC_LABELS: Final[tuple[str, ...]] = (
-    *("", "building", "grass", "tree", "object", "object", "object", "sky", "mountain", "vehicle", "water", "person"),
-    *("vehicle", "vehicle", "plant", "object", "object", "object", "interior", "road", "object", "object", "person"),
-    "vehicle",
+_MSRC_INDICES: Final = (
+    *("void", "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water", "face"),
+    *("car", "bicycle", "flower", "sign", "bird", "book", "chair", "road", "cat", "dog", "body", "boat"),
 )
-"""Common label of each index of the MSRC v2 maps; nothing for void."""
+"""Class of each pixel value of the MSRC v2 maps."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _people(path: Path | None, size: Sequence[int], limits: ImageLimits) -> Tens
     indices = open_photo(path.read_bytes(), path.name, limits).pixels()[..., 0]
     rows = ((np.arange(size[0]) + 0.5) * indices.shape[0] / size[0]).astype(np.intp)
     columns = ((np.arange(size[1]) + 0.5) * indices.shape[1] / size[1]).astype(np.intp)
-    table = np.array([COMMON_LABELS.index(name) if name else -1 for name in MSRC_LABELS])
+    table = np.array([-1 if name == "void" else COMMON_LABELS.index(MSRC[name]) for name in _MSRC_INDICES])
     people: NDArray[np.intp] = table[indices[rows[:, None], columns]]
     return torch.from_numpy(people)
 
