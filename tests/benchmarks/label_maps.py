@@ -110,7 +110,7 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def find_network(folder: Path, name: str, threads: int) -> Network:
-    """Load a segmentation network of a models folder by its name, or by the path of its version's folder, on the CPU."""
+    """Load a segmentation network by its name in a models folder, or by the path of its version's folder."""
     if (path := Path(name).resolve()).joinpath("manifest.json").is_file():
         folder, name = path.parents[1], f"{path.parent.name}/{path.name}"
     model = find_model(folder, "segmentation", name)
