@@ -16,9 +16,7 @@ def model_table(entries: Sequence[Entry], here: Sequence[Installed]) -> str:
     """One line a model: what is here, then what can be pulled. Sizes are on disk, or of the download."""
     rows = [_row_of_installed(model) for model in here]
     names = {(model.name, model.version) for model in here if not model.built_in}
-    for entry in entries:
-        if (entry.name, entry.version) not in names:
-            rows.append((f"{entry.name}/{entry.version}", entry.task, _size(entry.size), "to pull", entry.licence))
+    rows += [_row_of_entry(entry) for entry in entries if (entry.name, entry.version) not in names]
     table = [_COLUMNS, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS) - 1)]
     lines = (
@@ -36,6 +34,10 @@ def _row_of_installed(model: Installed) -> tuple[str, ...]:
         state,
         model.problem or model.licence,
     )
+
+
+def _row_of_entry(entry: Entry) -> tuple[str, ...]:
+    return f"{entry.name}/{entry.version}", entry.task, _size(entry.size), "to pull", entry.licence
 
 
 def _size(count: int | None) -> str:

@@ -144,7 +144,7 @@ def _maker(
         raise ModelError(f"{file}: is the file of {known.name}; use dpst models export {known.name} --weights")
     if convention is None and (known is None or known.convention is None):
         raise ModelError(
-            f"{file}: say with --convention how pixels enter it: torchvision (RGB, 0..1, mean and deviation of ImageNet) "
-            "or caffe (BGR, 0..255, means)"
+            f"{file}: say with --convention how pixels enter it: torchvision (RGB, 0..1, mean and deviation of "
+            "ImageNet) or caffe (BGR, 0..255, means)"
         )
     return lambda folder: convert_vgg19(file, folder, name, version, convention or str(known and known.convention))

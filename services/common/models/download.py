@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import requests
 import urllib3
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from services.common.models.catalogue import RemoteFile
 from services.common.models.folder import ModelError, file_sha256
@@ -66,7 +66,7 @@ def fetch(
         return digest
     attempts = Retrying(
         stop=stop_after_attempt(patience.attempts),
-        wait=wait_exponential_jitter(initial=patience.first_wait_seconds, jitter=patience.first_wait_seconds),
+        wait=wait_exponential(patience.first_wait_seconds) + wait_random(0.0, patience.first_wait_seconds),
         retry=retry_if_exception_type(_Transient),
         reraise=True,
     )

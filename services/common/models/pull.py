@@ -119,6 +119,4 @@ def _check_room(entry: Entry, work: Path) -> None:
         needed += max(0, size - there) + (size if entry.convert is not None else 0)
     free = shutil.disk_usage(work).free
     if free < needed:
-        raise ModelError(
-            f"{work}: needs {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free; free space first"
-        )
+        raise ModelError(f"{work}: needs {needed / 1e6:.0f} MB, the disk has only {free / 1e6:.0f} MB free")
