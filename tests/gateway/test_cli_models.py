@@ -245,3 +245,21 @@ def test_export_wants_weights(tmp_path: Path) -> None:
     result = dpst("export", "deeplabv3_resnet50", "-o", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "give either --weights FILE or --random-weights SEED" in result.output
+
+
+@pytest.mark.weights
+def test_the_catalogues_tflite_release_from_a_mirror(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packaged catalogue, with its real checksum, and the real converter."""
+    pytest.importorskip("services.segmentation.convert")
+    name = "deeplabv3-mnv2-ade20k"
+    data = (models_dir / name / "1" / "source.tflite").read_bytes()
+    monkeypatch.setenv("DPST_MODELS_DIR", str(tmp_path))
+    with running({f"/{name}/1/deeplabv3-mobilenetv2-ade20k.tflite": data}) as mirror:
+        monkeypatch.setenv("DPST_MODELS_URL", mirror.url)
+        result = dpst("pull", name)
+    assert result.exit_code == 0, result.output
+    model = find_model(tmp_path, "segmentation", "auto")
+    assert model is not None
+    assert (model.name, len(model.manifest["labels"]), model.licence[:10]) == (name, 151, "Apache-2.0")
