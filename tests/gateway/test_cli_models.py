@@ -161,7 +161,7 @@ def test_an_interrupted_pull_goes_on(models_folder: Path, mirror: Mirror, tmp_pa
     assert model_folders(models_folder) == []
     partial = models_folder / ".partial" / "net" / "1" / "net.bin.partial"
     there = partial.stat().st_size
-    assert 500_000 <= there <= 700_000
+    assert 400_000 < there <= 700_000
     second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert second.returncode == 0, second.stderr
     assert mirror.asked[1].range == f"bytes={there}-"
