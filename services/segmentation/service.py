@@ -12,7 +12,7 @@ from dpst.v1 import segmentation_pb2_grpc
 from services.common.config import SegmentationSettings
 from services.common.images import ImageLimits
 from services.common.metrics import Metrics
-from services.common.models import find_model
+from services.common.models import embedded_models_dir, find_model, user_models_dir
 from services.segmentation.network import Network
 from services.segmentation.segmenter import warm_up
 from services.segmentation.servicer import SegmentationServicer
@@ -61,7 +61,9 @@ class SegmentationService:
 
     def _load(self) -> Network | None:
         settings = self._settings
-        model = find_model(settings.models_dir, "segmentation", settings.segmentation_model)
+        models_dir = settings.models_dir or user_models_dir()
+        embedded = embedded_models_dir("segmentation")
+        model = find_model(models_dir, "segmentation", settings.segmentation_model, embedded)
         if model is None:
             return None
         network = Network(model, settings.device, settings.threads)
