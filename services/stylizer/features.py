@@ -1,4 +1,4 @@
-"""The feature network that a stylizer holds warm: from a model folder, or the built-in one."""
+"""The feature network that a stylizer holds warm, from a model folder: the user's, or the one in the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from services.common.models import Model, ModelError
 from services.stylizer.core.student import Student, student
 from services.stylizer.core.trunk import Trunk
-from services.stylizer.core.vgg import VGG19, InputConvention, random_vgg19, vgg19
+from services.stylizer.core.vgg import VGG19, InputConvention, vgg19
 from services.stylizer.jobs import NetworkInfo
 
 __all__ = ["FeatureNetwork", "load_features", "pick_device"]
@@ -47,20 +47,16 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0)
 
 
-def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
+def load_features(model: Model, device: torch.device) -> FeatureNetwork:
     """Load a feature network onto a device.
 
     Args:
-        model: a verified model folder of the task ``features``; None takes the built-in random trunk.
+        model: a verified model folder of the task ``features``.
         device: where it runs.
 
     Raises:
-        ModelError: the manifest or the weights are not those of a VGG-19.
+        ModelError: the manifest or the weights are not those of a trunk that this version knows.
     """
-    if model is None:
-        trunk: Trunk = random_vgg19(seed=0).to(device)
-        text = "VGG-19 conv1_1..conv3_1 with seeded random weights, because no model file was given"
-        return FeatureNetwork(trunk, device, NetworkInfo("random-vgg19", "1", str(device), True, text))
     files = [name for name in model.manifest["files"] if name.endswith(".safetensors")]
     if len(files) != 1:
         raise ModelError(
@@ -73,11 +69,11 @@ def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
         raise ModelError(f"{model.folder / 'manifest.json'}: architecture: got {architecture!r}, must be {known}")
     make = _made_vgg19 if architecture == "vgg19" else _made_student
     try:
-        trunk = make(model, load_file(path)).to(device)
+        trunk: Trunk = make(model, load_file(path)).to(device)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(f"{path}: not the weights of {_ARCHITECTURES[architecture]} ({error})") from error
     text = str(model.manifest.get("source", model.name))
-    return FeatureNetwork(trunk, device, NetworkInfo(model.name, model.version, str(device), False, text))
+    return FeatureNetwork(trunk, device, NetworkInfo(model.name, model.version, str(device), model.built_in, text))
 
 
 def _made_vgg19(model: Model, weights: Mapping[str, Tensor]) -> VGG19:

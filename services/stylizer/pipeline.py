@@ -264,7 +264,7 @@ def _tensor(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
 def _notes(job: StylizeJob, network: NetworkInfo) -> tuple[str, ...]:
     notes = []
     if network.built_in:
-        notes.append(f"Built-in feature network: {network.description}.")
+        notes.append("The feature network is the package's own; VGG-19 itself gives better pictures.")
     for labels, photo in ((job.content_labels, "content"), (job.style_labels, "style")):
         if labels is None or len(labels.names) == 1:
             notes.append(f"The {photo} photo is one region.")

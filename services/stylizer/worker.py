@@ -109,6 +109,8 @@ def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
     device = pick_device(settings.device)
     models_dir = settings.models_dir or user_models_dir()
     model = find_model(models_dir, "features", settings.features_model, embedded_models_dir("features"))
+    if model is None:
+        raise ModelError("the package has lost its own feature network; install dpst anew or set DPST_MODELS_DIR")
     network = load_features(model, device)
     generator = torch.Generator().manual_seed(0)
     I, S = (torch.rand(3, 96, 96, generator=generator).to(device) for _ in range(2))
@@ -121,6 +123,5 @@ def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
         pixels = np.zeros((8, 8, 3), source)
         render(result.outcome.coefficients, pixels, 1.0, "none", bit_depth, lambda: False)
     info = network.info
-    log = _log.warning if info.built_in else _log.info
-    log("feature network is warm", model=info.name, device=info.device, description=info.description)
+    _log.info("feature network is warm", model=info.name, device=info.device, description=info.description)
     return network

@@ -24,14 +24,12 @@ from numpy.typing import NDArray
 
 from services.common.images import Photo
 from services.common.label_maps import LabelMap, single_region
-from services.common.models import find_model
+from services.common.models import embedded_models_dir, find_model
 from services.segmentation.network import Network
 from services.segmentation.options import Options
 from services.segmentation.segmenter import segment
-from services.segmentation.service import EMBEDDED as EMBEDDED_SCENES
 from services.stylizer.core.params import CHOICES, TransferParams
 from services.stylizer.core.transfer import Regions
-from services.stylizer.features import EMBEDDED as EMBEDDED_FEATURES
 from services.stylizer.features import FeatureNetwork, load_features
 from tests.benchmarks.judged import SCORED_EDGE_PX, Judge, Row, solved
 from tests.benchmarks.machine import described, models_dir
@@ -90,11 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _embedded_features() -> FeatureNetwork:
-    return load_features(find_model(None, "features", "builtin", EMBEDDED_FEATURES), torch.device("cpu"))
+    model = find_model(None, "features", "builtin", embedded_models_dir("features"))
+    assert model is not None, "the package carries a feature network"
+    return load_features(model, torch.device("cpu"))
 
 
 def _network(wanted: str) -> Network:
-    model = find_model(models_dir(), "segmentation", wanted, EMBEDDED_SCENES)
+    model = find_model(models_dir(), "segmentation", wanted, embedded_models_dir("segmentation"))
     assert model is not None, f"no segmentation network {wanted}"
     return Network(model, "cpu", torch.get_num_threads())
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.common.models import ModelError, find_model
+from services.common.models import ModelError, embedded_models_dir, find_model
 from services.stylizer.core.vgg import random_vgg19
 from services.stylizer.features import load_features, pick_device
 
@@ -36,11 +36,24 @@ def write_model(root: Path, change: Callable[[dict[str, Any]], None] = lambda _:
     return root
 
 
-def test_without_a_model_the_built_in_says_what_it_is() -> None:
-    network = load_features(None, CPU)
+def test_the_package_has_a_network_of_its_own() -> None:
+    model = find_model(None, "features", "auto", embedded_models_dir("features"))
+    assert model is not None
+    network = load_features(model, CPU)
     assert network.info.built_in
-    assert "no model file" in network.info.description
-    assert network.trunk.layers[-1] == "conv3_1"
+    assert "distilled" in network.info.description
+    assert "conv4_2" in network.trunk.layers
+
+
+def test_weights_of_the_package_are_small() -> None:
+    files = [path for path in embedded_models_dir("features").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) < 8 << 20
+
+
+def test_unknown_architecture_is_named(tmp_path: Path) -> None:
+    write_model(tmp_path, lambda m: m.update(architecture="resnet"))
+    with pytest.raises(ModelError, match="architecture: got 'resnet', must be vgg19 or student"):
+        load_features(find_model(tmp_path, "features", "tiny"), CPU)
 
 
 def test_model_folder_decides_weights_and_convention(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.convert.torch_export import MEAN, STD
 from services.segmentation.labels import membership
 from services.segmentation.network import Network
-from services.segmentation.sampling import half_pixel, of_logits, resampled
+from services.segmentation.sampling import Axis, half_pixel, resampled
 
 __all__ = ["EDGE_PX", "Batch", "Example", "batch_of", "examples", "grouping", "whole"]
 
@@ -72,8 +72,8 @@ def examples(
         size = [max(1, round(edge * _GRID_EDGE / max(height, width))) for edge in (height, width)]
         logits = teacher.logits(pixels)
         input_width, input_height = teacher.input_size(width, height)
-        rows = of_logits(logits.shape[1], input_height, size[0], teacher.align_corners)
-        columns = of_logits(logits.shape[2], input_width, size[1], teacher.align_corners)
+        rows = Axis(logits.shape[1], input_height, teacher.align_corners).for_size(size[0])
+        columns = Axis(logits.shape[2], input_width, teacher.align_corners).for_size(size[1])
         small = torch.from_numpy(resampled(logits, rows, columns))
         people = _people(labels / f"{Path(name).stem}.png" if labels else None, size, limits)
         levels = torch.from_numpy((pixels * 255 + 0.5).astype(np.uint8)).permute(2, 0, 1).contiguous()

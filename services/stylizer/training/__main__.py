@@ -54,9 +54,10 @@ def main() -> None:
     limits = ImageLimits.of(StylizerSettings())
     folder = options.teacher
     model = find_model(folder.parent.parent, "features", f"{folder.parent.name}/{folder.name}")
-    network = load_features(model, pick_device("cpu"))
-    teacher = network.trunk
-    assert isinstance(teacher, VGG19), "the teacher is a VGG-19"  # noqa: S101
+    assert model is not None, "an explicit name is found or refused"  # noqa: S101
+    teacher = load_features(model, pick_device("cpu")).trunk
+    if not isinstance(teacher, VGG19):
+        parser.error(f"--teacher {folder} is no VGG-19")
     train, held_out = photo_files(options.photos)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     crops = Crops(train, _CROP_PX, options.seed, limits)
@@ -101,8 +102,8 @@ def _write(trunk: Student, targets: Targets, out: Path) -> None:
         "task": "features",
         "architecture": "student",
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
-        "licence": "Apache-2.0",
-        "source": "slim trunk distilled from VGG-19 (Simonyan & Zisserman) by python -m services.stylizer.training",
+        "licence": "Apache-2.0; distilled from VGG-19 of Simonyan & Zisserman (CC BY 4.0)",
+        "source": "Slim trunk distilled from VGG-19 by python -m services.stylizer.training; docs/embedded-models.md",
         "input": {"channels": "RGB", "range": "0..1", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
