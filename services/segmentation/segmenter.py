@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.labels import group_probabilities, keep_credible, membership
 from services.segmentation.sampling import Positions, bands, of_logits, resampled
 
-__all__ = ["MIN_CONFIDENCE", "MIN_SHARE", "Regions", "Segmenter", "map_size", "segment", "segment_as_one"]
+__all__ = ["MIN_CONFIDENCE", "MIN_SHARE", "Regions", "Segmenter", "map_size", "regions_of", "segment", "segment_as_one"]
 
 # A region under half a per cent has too few pixels for the statistics of deep features.
 MIN_SHARE = 0.005
@@ -61,13 +61,20 @@ def map_size(width: int, height: int, edge_px: int) -> tuple[int, int]:
 
 
 def segment(photo: NDArray[np.float32], segmenter: Segmenter, width: int, height: int) -> Regions:
-    """Divide an sRGB photo, (H, W, 3), 0..1, into common labels; the map is ``width`` times ``height`` pixels.
-
-    Probabilities are interpolated, not labels, so that borders stay smooth; then the most probable label wins.
-    """
+    """Divide an sRGB photo, (H, W, 3), 0..1, into common labels; the map is ``width`` times ``height`` pixels."""
     started = time.perf_counter()
     logits = segmenter.logits(photo)
     seconds = time.perf_counter() - started
+    return replace(regions_of(logits, segmenter, photo, width, height), inference_seconds=seconds)
+
+
+def regions_of(
+    logits: NDArray[np.float32], segmenter: Segmenter, photo: NDArray[np.float32], width: int, height: int
+) -> Regions:
+    """Turn what a network said about a photo into regions; ``inference_seconds`` is left at 0.
+
+    Probabilities are interpolated, not labels, so that borders stay smooth; then the most probable label wins.
+    """
     grouped = group_probabilities(logits, membership(segmenter.labels))
     kept, probabilities = keep_credible(grouped, MIN_SHARE, MIN_CONFIDENCE)
     input_width, input_height = segmenter.input_size(photo.shape[1], photo.shape[0])
@@ -76,7 +83,7 @@ def segment(photo: NDArray[np.float32], segmenter: Segmenter, width: int, height
     table = np.array(kept, np.uint8)
     indices = np.concatenate([table[band.argmax(axis=0)] for band in bands(probabilities, rows, columns)])
     label_map = LabelMap(indices, {index: COMMON_LABELS[index] for index in kept})
-    return Regions(label_map, seconds, probabilities, rows, columns)
+    return Regions(label_map, 0.0, probabilities, rows, columns)
 
 
 def segment_as_one(width: int, height: int) -> Regions:
