@@ -58,11 +58,13 @@ def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError)
 def renamed(error: Exception, fields: Mapping[str, str]) -> Exception:
     """Return ``error`` with the field at fault called as our caller knows it.
 
-    ``fields`` is from a service's names to ours. Only INVALID_ARGUMENT names fields; others come back as they are.
+    ``fields`` is from a service's names to ours; a name with a dot at its end stands for the beginning of a path, of
+    which the rest is kept. Only INVALID_ARGUMENT names fields; others come back as they are.
     """
     violation = field_violation(error) if isinstance(error, grpc.aio.AioRpcError) else None
     if violation is None:
         return error
-    theirs = violation.field.split(".", 1)[0]
+    root, dot, rest = violation.field.partition(".")
+    ours = fields[root + dot] + rest if root + dot in fields else fields.get(root, root)
     value, _, limit = violation.description.removeprefix("got ").partition(", ")
-    return InvalidArgument(fields.get(theirs, theirs), value, limit)
+    return InvalidArgument(ours, value, limit)

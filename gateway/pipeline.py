@@ -14,6 +14,7 @@ from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 from gateway.accounting import counted, timed
 from gateway.admission import admit
 from gateway.downstream import Deadline, explained
+from gateway.label_notes import label_notes
 from gateway.regions import Regions, find_regions
 from services.common.config import GatewaySettings
 from services.common.logs import bind_request_id, current_request_id
@@ -112,8 +113,9 @@ def _describe(report: report_pb2.TransferReport, content: Regions, style: Region
         report.content_segmentation_model.CopyFrom(content.model)
     if style.model is not None:
         report.style_segmentation_model.CopyFrom(style.model)
-    built_in = {model.description for model in (content.model, style.model) if model is not None and model.built_in}
-    report.notes.extend(f"Labels: {text}" for text in sorted(built_in))
+    report.content_label_verdicts.extend(content.verdicts)
+    report.style_label_verdicts.extend(style.verdicts)
+    report.notes.extend(label_notes(content, style))
 
 
 def _forwarded(response: stylizer_pb2.StylizeResponse, ours: report_pb2.TransferReport) -> _Event:

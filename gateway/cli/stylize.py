@@ -18,6 +18,7 @@ from gateway.cli.files import READABLE, WRITABLE, check_writable, write_atomical
 from gateway.cli.output import check_format, output_flags, output_options
 from gateway.cli.parameters import parameter_flags, params_message
 from gateway.cli.progress import Display, shown_progress
+from gateway.cli.segmentation import segmentation_flags, segmentation_options
 from gateway.stack import local_stack
 
 __all__ = ["stylize"]
@@ -30,6 +31,7 @@ __all__ = ["stylize"]
 @click.option("--content-labels", type=READABLE, help="Regions of CONTENT: index PNG or nine-colour palette.")
 @click.option("--style-labels", type=READABLE, help="Regions of STYLE, likewise.")
 @click.option("--segmentation-model", help="Segmentation network as NAME or NAME/VERSION.")
+@segmentation_flags
 @parameter_flags
 @output_flags
 @click.option("--report", "report_file", type=WRITABLE, help="Where the report goes, as JSON.")
@@ -70,6 +72,7 @@ def _transfer(content: Path, style: Path, out: Path, values: dict[str, Any]) -> 
         params=params_message(values),
         output=output_options(out, values),
         segmentation_model=values["segmentation_model"] or "",
+        segmentation_options=segmentation_options(values),
     )
     if values["content_labels"] is not None:
         transfer.content_labels.CopyFrom(labels_pb2.LabelMap(png=values["content_labels"].read_bytes()))

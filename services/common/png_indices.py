@@ -21,8 +21,10 @@ _RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What decides how pixel values are to be read. ``palette`` is empty where there is none."""
+    """Size, and what decides how pixel values are to be read. ``palette`` is empty where there is none."""
 
+    width_px: int
+    height_px: int
     bit_depth: int
     colour_type: int
     palette: tuple[_RGB, ...]
@@ -39,11 +41,12 @@ class PngHeader:
 
 
 def read_header(png: bytes) -> PngHeader:
-    """Read type and palette. Raises ValueError if the bytes are no PNG or end too early."""
-    bit_depth, colour_type, palette = 0, -1, b""
+    """Read size, type and palette. Raises ValueError if the bytes are no PNG or end too early."""
+    width_px = height_px = bit_depth = 0
+    colour_type, palette = -1, b""
     for kind, body in _chunks(png):
         if kind == b"IHDR" and len(body) == 13:
-            bit_depth, colour_type = body[8], body[9]
+            width_px, height_px, bit_depth, colour_type = struct.unpack(">IIBB", body[:10])
         elif kind == b"PLTE":
             palette = body
         elif kind == b"IDAT":
@@ -51,7 +54,7 @@ def read_header(png: bytes) -> PngHeader:
     if colour_type < 0:
         raise ValueError("no IHDR chunk")
     triples = zip(palette[0::3], palette[1::3], palette[2::3], strict=False)
-    return PngHeader(bit_depth, colour_type, tuple(triples))
+    return PngHeader(width_px, height_px, bit_depth, colour_type, tuple(triples))
 
 
 def as_greyscale(png: bytes) -> bytes:

@@ -1,54 +1,57 @@
-"""The common labels that all networks' classes are grouped into, as data.
+"""The common labels that all networks' classes are grouped into, as data; docs/labels.md shows it as tables.
 
 A label's position in ``COMMON_LABELS`` is its index in every label map that this service makes, so that maps of
-two photos agree. ADE20K's classes: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017; 0 is "others".
+two photos agree. Which classes are grouped into which label stands in ``class_sets``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-__all__ = ["COLOURS", "COMMON_LABELS", "NINE_COLOURS", "RELATED", "common_label"]
+from services.common.class_sets import CLASS_SETS
+
+__all__ = ["COLOURS", "COMMON_LABELS", "MIN_AREA_SHARES", "NINE_COLOURS", "RELATED", "common_label"]
 
 _RGB = tuple[int, int, int]
 
-# Group -> ADE20K class names. Names that appear nowhere here are objects.
-_GROUPS: dict[str, str] = {
-    "sky": "sky",
-    "building": "building house skyscraper tower hovel grandstand awning column bridge booth canopy arcade pier",
-    "water": "water sea river lake waterfall pool swimming fountain",
-    "mountain": "mountain hill rock",
-    "tree": "tree palm",
-    "grass": "grass field",
-    "plant": "plant flower",
-    "road": "road sidewalk path runway",
-    "ground": "earth sand dirt land step stairs stairway stage",
-    "person": "person",
-    "vehicle": "car bus truck van boat ship airplane minibike bicycle",
-    "interior": (
-        "wall floor ceiling bed windowpane cabinet door table curtain chair painting sofa shelf mirror rug armchair "
-        "seat desk wardrobe bathtub cushion chest counter sink fireplace refrigerator case pillow screen bookcase "
-        "blind coffee toilet countertop stove kitchen computer swivel bar towel chandelier television bannister "
-        "escalator ottoman buffet conveyer washer stool cradle oven microwave dishwasher blanket hood sconce "
-        "crt monitor shower radiator lamp"
-    ),
-    "object": (
-        "others fence railing base box signboard book bench light streetlight apparel pole bottle poster plaything "
-        "barrel basket tent bag ball food tank trade pot animal sculpture vase traffic tray ashcan fan plate "
-        "bulletin glass clock flag"
-    ),
-}
-
-COMMON_LABELS: tuple[str, ...] = tuple(_GROUPS)
-
-_COMMON: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names.split()}
+COMMON_LABELS: tuple[str, ...] = (
+    "sky",
+    "building",
+    "water",
+    "mountain",
+    "tree",
+    "grass",
+    "plant",
+    "road",
+    "ground",
+    "person",
+    "vehicle",
+    "interior",
+    "object",
+)
+"""Nothing is ever inserted or removed: the positions stand in label maps that callers keep. Animals are objects."""
 
 
-def common_label(class_name: str) -> str | None:
-    """Look up the common label of a network's class; common labels are their own. None if nobody knows it."""
-    return class_name if class_name in _GROUPS else _COMMON.get(class_name)
+def common_label(class_name: str, classes: Collection[str] = ()) -> str | None:
+    """Look up the common label of a network's class; None if nobody knows it.
 
+    ``classes`` are all classes of that network: if one set of ``CLASS_SETS`` holds them all, that set decides what the
+    name means. Otherwise a common label is its own, and the first set that knows the name decides.
+    """
+    for table in CLASS_SETS.values():
+        if classes and all(name in table for name in classes):
+            return table.get(class_name)
+    if class_name in COMMON_LABELS:
+        return class_name
+    return next((table[class_name] for table in CLASS_SETS.values() if class_name in table), None)
+
+
+# Shares of the picture. Under half a per cent (200 pixels of a solve at 256 px) the statistics of deep features are
+# noise; small patches of the two labels that collect everything else are more often mistakes than regions.
+MIN_AREA_SHARES: Mapping[str, float] = MappingProxyType(
+    {label: 0.01 if label in ("interior", "object") else 0.005 for label in COMMON_LABELS}
+)
 
 # Colours that a person tells apart in a label PNG; none of them is one of the nine below.
 COLOURS: Mapping[str, _RGB] = MappingProxyType(

@@ -15,6 +15,7 @@ from services.common.metrics import Metrics
 from services.common.models import Model, ModelError, find_model
 from services.segmentation.batching import Batcher
 from services.segmentation.network import Inferred, Network
+from services.segmentation.segmenter import warm_up
 
 __all__ = ["ONE_REGION", "Held", "Registry"]
 
@@ -129,6 +130,7 @@ class Registry:
             max_batch_size=settings.segmentation_max_batch_size,
         )
         network.dry_pass()
+        warm_up()
         return Held(_reference(network), network.identity, network, self._batcher(network.run))
 
     def _batcher(

@@ -20,6 +20,7 @@ from services.common.wire import image_bytes
 from services.segmentation.cache import ResultCache
 from services.segmentation.labels import common_labels_of
 from services.segmentation.network import Inferred
+from services.segmentation.options import Options, options_of
 from services.segmentation.registry import Held, Registry
 from services.segmentation.slots import Cancel, Slots
 from services.segmentation.stages import Decoded, answer, decode, find_regions
@@ -35,12 +36,14 @@ class _Job:
 
     data: bytes
     held: Held
+    options: Options
     map_edge_px: int
     soft_masks: bool
 
     def key(self) -> tuple[Any, ...]:
         """What the result depends on."""
-        return hashlib.sha256(self.data).digest(), self.held.identity, self.map_edge_px, self.soft_masks
+        photo = hashlib.sha256(self.data).digest()
+        return photo, self.held.identity, self.options, self.map_edge_px, self.soft_masks
 
 
 class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
@@ -73,7 +76,8 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
         self._check_ready()
         held = self._registry.chosen(request.model)
         data = image_bytes(request.image, "image", self._limits.max_bytes)
-        job = _Job(data, held, request.map_edge_px, request.soft_masks)
+        options = options_of(request.options, "options")
+        job = _Job(data, held, options, request.map_edge_px, request.soft_masks)
         if not self._cache.is_on:
             return await self._computed(job)
         key = job.key() if len(data) <= _HASHED_AT_ONCE_BYTES else await asyncio.to_thread(job.key)
@@ -100,7 +104,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
 
             def before(cancel: Cancel) -> Decoded:
                 with self._stage("decode"):
-                    return decode(job.data, job.map_edge_px, network, self._limits, cancel)
+                    return decode(job.data, job.map_edge_px, network, job.options, self._limits, cancel)
 
             if batcher is None:
                 decoded, results = await place.run(before), []
@@ -111,7 +115,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
 
             def after(cancel: Cancel) -> segmentation_pb2.SegmentResponse:
                 with self._stage("segment"):
-                    regions = find_regions(decoded, network, results)
+                    regions = find_regions(decoded, network, job.options, results)
                 cancel.check()
                 with self._stage("encode"):
                     return answer(regions, job.held.reference, results, job.soft_masks, cancel)

@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from services.common.images import ImageLimits, open_photo
 from services.common.label_maps import encode_mask
 from services.common.wire import label_map_to_message
+from services.segmentation.confidence import LabelVerdict
 from services.segmentation.network import Inferred, Network
-from services.segmentation.segmenter import Regions, map_size, regions_of, segment_as_one
+from services.segmentation.options import Options
+from services.segmentation.sampling import area_mean, fitted_size
+from services.segmentation.segmenter import Regions, map_size, photo_edge_px, regions_of, segment_as_one
 from services.segmentation.slots import Cancel
+from services.segmentation.views import View
 
 __all__ = ["Decoded", "answer", "decode", "find_regions"]
 
@@ -31,24 +35,34 @@ class Decoded:
     inputs: tuple[NDArray[np.float32], ...]
 
 
-def decode(data: bytes, map_edge_px: int, network: Network | None, limits: ImageLimits, cancel: Cancel) -> Decoded:
-    """Read a photo at the size that the network needs. Raises InvalidArgument for files that cannot be used."""
+def decode(
+    data: bytes, map_edge_px: int, network: Network | None, options: Options, limits: ImageLimits, cancel: Cancel
+) -> Decoded:
+    """Read a photo at the size that is needed. Raises InvalidArgument for files that cannot be used."""
     photo = open_photo(data, "image.data", limits)
     width, height = map_size(photo.info.width_px, photo.info.height_px, map_edge_px)
     cancel.check()
     if network is None:
         return Decoded(photo.proxy(_CHECKED_EDGE_PX, None), width, height, ())
-    pixels = photo.proxy(network.input_edge_px, None)
-    cancel.check()
-    return Decoded(pixels, width, height, (network.prepared(pixels),))
+    pixels = photo.proxy(photo_edge_px(network.input_edge_px, width, height, options), None)
+    inputs = []
+    for scale, flipped in options.views():
+        cancel.check()
+        size = fitted_size(pixels.shape[1], pixels.shape[0], round(network.input_edge_px * scale))
+        image = area_mean(pixels, *size)
+        inputs.append(network.prepared(image[:, ::-1] if flipped else image, scale))
+    return Decoded(pixels, width, height, tuple(inputs))
 
 
-def find_regions(decoded: Decoded, network: Network | None, results: Sequence[Inferred]) -> Regions:
+def find_regions(decoded: Decoded, network: Network | None, options: Options, results: Sequence[Inferred]) -> Regions:
     """Turn what the network said into regions; ``results`` are in the order of the inputs."""
     if network is None:
         return segment_as_one(decoded.width, decoded.height)
-    (result,) = results
-    return regions_of(result.logits, network, decoded.pixels, decoded.width, decoded.height)
+    views = [
+        View(result.logits, given.shape[2], given.shape[1], network.align_corners, flipped)
+        for result, given, (_, flipped) in zip(results, decoded.inputs, options.views(), strict=True)
+    ]
+    return regions_of(views, decoded.pixels, network.labels, decoded.width, decoded.height, options)
 
 
 def answer(
@@ -70,4 +84,16 @@ def answer(
         soft_masks=masks,
         model=model,
         inference_seconds=sum(result.seconds for result in results),
+        verdicts=[_verdict_message(verdict) for verdict in regions.verdicts],
+    )
+
+
+def _verdict_message(verdict: LabelVerdict) -> labels_pb2.LabelVerdict:
+    return labels_pb2.LabelVerdict(
+        label=verdict.label,
+        verdict=labels_pb2.Verdict.Value(f"VERDICT_{verdict.verdict.upper()}"),
+        area_share=verdict.area_share,
+        confidence=verdict.confidence,
+        merged_into=verdict.merged_into,
+        reason=verdict.reason,
     )

@@ -23,7 +23,7 @@ from services.common.label_maps import (
     encode_mask,
     single_region,
 )
-from services.common.taxonomy import COLOURS, COMMON_LABELS, NINE_COLOURS, RELATED, common_label
+from services.common.taxonomy import COLOURS, COMMON_LABELS, NINE_COLOURS
 
 LIMITS = ImageLimits(max_bytes=8 << 20, max_pixels=1_000_000, min_edge_px=32, max_edge_px=30_000)
 
@@ -189,16 +189,33 @@ def test_mask_png() -> None:
     assert np.abs(np.asarray(image) / 255 - mask.clip(0, 1)).max() < 0.5 / 255 + 1e-6
 
 
-def test_taxonomy_is_consistent() -> None:
-    assert set(COMMON_LABELS) == set(COLOURS) == set(RELATED)
-    assert len(set(COLOURS.values()) | set(NINE_COLOURS.values())) == len(COLOURS) + len(NINE_COLOURS)
-    for label, related in RELATED.items():
-        assert label not in related
-        assert len(set(related)) == len(related)
-        assert set(related) <= set(COMMON_LABELS)
-    assert common_label("skyscraper") == "building"
-    assert common_label("sky") == "sky"
-    assert common_label("unheard of") is None
+@given(st.data())
+def test_common_maps_round_trip_with_their_names(data: st.DataObject) -> None:
+    present = data.draw(st.lists(st.integers(0, len(COMMON_LABELS) - 1), min_size=1, max_size=13, unique=True))
+    size = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    indices = np.random.default_rng(data.draw(st.integers(0, 99))).choice(np.array(present, np.uint8), size)
+    names = {index: COMMON_LABELS[index] for index in np.unique(indices).tolist()}
+    encoded = encode_label_map(LabelMap(indices, names))
+    for file in (encoded, png(Image.open(io.BytesIO(encoded)).convert("RGB"))):  # as palette file and as RGB
+        again = decoded(file)
+        np.testing.assert_array_equal(again.indices, indices)
+        assert again.names == names
+
+
+@given(st.data())
+def test_nine_colour_maps_round_trip(data: st.DataObject) -> None:
+    present = data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=9, unique=True))
+    indices = np.random.default_rng(data.draw(st.integers(0, 99))).choice(np.array(present, np.uint8), (33, 35))
+    colours = np.array(list(NINE_COLOURS.values()), np.uint8)
+    names = {index: list(NINE_COLOURS)[index] for index in np.unique(indices).tolist()}
+    first = decoded(png(Image.fromarray(colours[indices])))
+    again = decoded(encode_label_map(first))
+    for label_map in (first, again):
+        np.testing.assert_array_equal(label_map.indices, indices)
+        assert label_map.names == names
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(encode_label_map(first))).convert("RGB")), colours[indices]
+    )
 
 
 def test_published_maps_are_understood(test_data_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from dpst.v1 import image_pb2, look_pb2, params_pb2
+from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2
 
 from gateway.cli import main
 from gateway.cli.parameters import FIELDS
@@ -92,6 +92,16 @@ async def test_every_parameter_has_a_flag_that_arrives(world: World, pair: list[
     assert request.content_labels.png == request.style_labels.png == labels().png
 
 
+async def test_segmentation_flags_arrive(world: World, pair: list[str], tmp_path: Path) -> None:
+    world.segmentation.replies = [segmented()] * 2
+    world.stylizer.replies = [solved()]
+    flags = ("--refinement", "crf", "--scales", "0.5,1,1.5", "--flip")
+    result = await dpst("stylize", *pair, "-o", str(tmp_path / "out.png"), "--server", world.address, *flags)
+    assert result.exit_code == 0, result.output
+    expected = labels_pb2.SegmentationOptions(refinement=labels_pb2.REFINEMENT_CRF, scales=[0.5, 1, 1.5], flip=True)
+    assert [request.options for request in world.segmentation.requests] == [expected] * 2
+
+
 async def test_a_refusal_is_one_line_and_leaves_no_file(world: World, pair: list[str], tmp_path: Path) -> None:
     world.segmentation.replies = [segmented(), segmented()]
     world.stylizer.replies = [errors.InvalidArgument("params.strength", 7, "allowed: 0..1")]
@@ -118,6 +128,7 @@ async def test_a_server_that_is_away_is_one_line(pair: list[str], tmp_path: Path
         (["stylize", "{c}", "{c}", "-o", "{d}/out.jpg", "--label-strength", "sky"], "not of the form NAME=NUMBER"),
         (["stylize", "{c}", "{c}"], "Missing option '-o'"),
         (["segment", "{c}", "-o", "{d}/nowhere/out.png"], "cannot write {d}/nowhere/out.png: No such file"),
+        (["segment", "{c}", "-o", "{d}/out.png", "--scales", "1,big"], "'1,big' is not of the form NUMBER,NUMBER"),
         (["up", "--port", "70000"], "not in the range"),
         (["render", "absent.look", "{c}", "-o", "{d}/out.jpg"], "'absent.look' does not exist"),
         (["render", "{c}", "{c}", "-o", "{d}/out.gif"], "cannot tell a format from 'out.gif'"),
@@ -223,6 +234,35 @@ async def test_segment_writes_map_and_legend(world: World, pair: list[str], tmp_
         assert legend["model"]["name"] == "fake-net"
     else:
         assert result.stdout.splitlines()[0].split() == ["3", "100.0%", "sky"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_segment_says_what_became_of_labels(world: World, pair: list[str], tmp_path: Path, as_json: bool) -> None:
+    reply = segmented()
+    reply.verdicts.add(label="sky", verdict=labels_pb2.VERDICT_KEPT, area_share=0.9, confidence=0.75)
+    reply.verdicts.add(
+        label="plant",
+        verdict=labels_pb2.VERDICT_MERGED,
+        area_share=0.1,
+        confidence=0.5,
+        merged_into="grass",
+        reason="it is 0.50 sure, 0.7 is asked for",
+    )
+    world.segmentation.replies = [reply]
+    flags = ["--refinement", "none", "--scales", "0.5", *(["--json"] if as_json else [])]
+    arguments = ["segment", pair[0], "-o", str(tmp_path / "map.png"), "--server", world.segmentation_address]
+    result = await dpst(*arguments, *flags)
+    assert result.exit_code == 0, result.output
+    (request,) = world.segmentation.requests
+    assert request.options == labels_pb2.SegmentationOptions(refinement=labels_pb2.REFINEMENT_NONE, scales=[0.5])
+    if as_json:
+        kept, merged = json.loads(result.stdout)["verdicts"]
+        assert (kept["verdict"], kept["confidence"], kept["merged_into"]) == ("kept", 0.75, "")
+        assert (merged["verdict"], merged["merged_into"]) == ("merged", "grass")
+    else:
+        lines = [line.strip() for line in result.stdout.splitlines()]
+        assert lines[1] == "10.0%  plant: merged into grass, it is 0.50 sure, 0.7 is asked for"
+        assert not any("kept" in line for line in lines)
 
 
 async def test_interrupt_cancels_the_transfer(world: World, pair: list[str], tmp_path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import io
+from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from dpst.v1 import image_pb2, labels_pb2, params_pb2, photo_style_pb2, report_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from PIL import Image as PillowImage
 
 from services.common import errors
+from services.common.label_maps import LabelMap
+from services.common.wire import label_map_to_message
 from tests.gateway.fakes import World, eventually, forever, labels, photo, segmented, solved, transfer
 
 SEGMENT = {"grpc_type": "unary", "grpc_service": "dpst.v1.Segmentation", "grpc_method": "Segment"}
@@ -61,6 +67,86 @@ async def test_the_stylizer_gets_photos_labels_parameters_and_the_request_id(wor
     assert [each.model for each in world.segmentation.requests] == ["fake-net/1"] * 2
     assert {each.map_edge_px for each in world.segmentation.requests} == {1024}
     assert [*world.segmentation.request_ids, *world.stylizer.request_ids] == ["a.b"] * 3
+
+
+def judged(*names: str, verdict: labels_pb2.Verdict.ValueType = labels_pb2.VERDICT_KEPT, reason: str = "") -> Any:
+    """Make a reply of the segmentation service with these regions, or "all", and one verdict on each."""
+    reply = segmented()
+    reply.label_map.CopyFrom(label_map_to_message(LabelMap(np.zeros((32, 48), np.uint8), dict(enumerate(names)))))
+    seen = names if names != ("all",) else ("sky",)
+    for name in seen:
+        reply.verdicts.add(label=name, verdict=verdict, area_share=0.4, confidence=0.5, reason=reason)
+    return reply
+
+
+def answer(world: World, content: Any, style: Any) -> None:
+    """Let the segmentation service answer by photo, whichever call arrives first."""
+
+    async def reply() -> Any:
+        return content if world.segmentation.requests[-1].image == transfer().content else style
+
+    world.segmentation.replies = [reply, reply]
+
+
+async def test_verdicts_and_options_pass_through(world: World) -> None:
+    softened = judged("sky", "water", verdict=labels_pb2.VERDICT_SOFTENED, reason="9% of its pixels were doubtful")
+    softened.verdicts.add(
+        label="vehicle",
+        verdict=labels_pb2.VERDICT_MERGED,
+        area_share=0.02,
+        merged_into="road",
+        reason="it is 0.50 sure, 0.7 is asked for",
+    )
+    softened.verdicts.add(label="person", verdict=labels_pb2.VERDICT_DROPPED, area_share=0.001, reason="tiny")
+    kept = judged("sky", "grass")
+    answer(world, softened, kept)
+    world.stylizer.replies = [solved()]
+    options = labels_pb2.SegmentationOptions(refinement=labels_pb2.REFINEMENT_CRF, scales=[0.5, 1], flip=True)
+    report = (await world.events(transfer(segmentation_options=options)))[-1].done.report
+    assert [each.options for each in world.segmentation.requests] == [options] * 2
+    assert list(report.content_label_verdicts) == list(softened.verdicts)
+    assert list(report.style_label_verdicts) == list(kept.verdicts)
+    assert list(report.notes) == [
+        "Labels of the content photo: sky (40%) softened, because 9% of its pixels were doubtful; "
+        "water (40%) softened, because 9% of its pixels were doubtful; "
+        "vehicle (2%) merged into road, because it is 0.50 sure, 0.7 is asked for.",
+        "built-in features",
+    ]
+
+
+@pytest.mark.parametrize("single", ["content", "style"])
+async def test_one_region_on_one_side_sets_the_other_sides_regions_aside(world: World, single: str) -> None:
+    one = judged("all", verdict=labels_pb2.VERDICT_DROPPED, reason="12% of the photo has a credible label")
+    many = judged("sky", "grass")
+    answer(world, *((one, many) if single == "content" else (many, one)))
+    world.stylizer.replies = [solved()]
+    report = (await world.events(transfer()))[-1].done.report
+    (request,) = world.stylizer.requests
+    for labels_ in (request.content_labels, request.style_labels):
+        assert [(label.index, label.name, label.area_share) for label in labels_.labels] == [(0, "all", 1.0)]
+        assert PillowImage.open(io.BytesIO(labels_.png)).size == (48, 32)
+    other = "style" if single == "content" else "content"
+    assert set(report.notes) == {
+        f"Labels: the {single} photo is one region: 12% of the photo has a credible label.",
+        f"Labels: the {other} photo's regions are not used, because the {single} photo has none; "
+        "both photos are one region.",
+        "built-in features",
+    }
+    assert len(getattr(report, f"{other}_label_verdicts")) == 2, "what was found there is still told"
+
+
+async def test_one_region_beside_labels_of_the_caller_changes_nothing(world: World) -> None:
+    world.segmentation.replies = [judged("all")]
+    world.stylizer.replies = [solved()]
+    await world.events(transfer(content_labels=labels()))
+    assert world.stylizer.requests[0].content_labels == labels()
+
+
+async def test_bad_options_are_called_by_the_callers_name(world: World) -> None:
+    refusal = errors.InvalidArgument("options.scales[1]", 9.0, "0.5..2.0")
+    world.segmentation.replies = [refusal, forever]
+    error = await refused(world, transfer())
+    assert error.details() == "segmentation_options.scales[1]: got 9.0, 0.5..2.0"
 
 
 async def test_unary_transfer_gives_the_same_picture(world: World) -> None:

@@ -1,0 +1,1 @@
+"""Masks that follow a photo's edges: guided filter, fully connected CRF, speckles."""
