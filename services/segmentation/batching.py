@@ -48,6 +48,8 @@ class Batcher(Generic[_In, _Out]):
         max_size: most items of a batch.
         max_delay_seconds: see above.
         metrics: receives batch sizes and delays.
+        multiple: batches larger than this are multiples of it; what is over waits for the next batch, where it may
+            have company, instead of keeping one of several cores busy alone.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Batcher(Generic[_In, _Out]):
         max_size: int,
         max_delay_seconds: float,
         metrics: Metrics,
+        multiple: int = 1,
     ) -> None:
         self._run = run
         self._max_size = max_size
         self._max_delay_seconds = max_delay_seconds
         self._metrics = metrics
+        self._multiple = multiple
         self._groups: dict[tuple[int, ...], list[_Waiting[_In, _Out]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._busy = False
@@ -120,7 +124,10 @@ class Batcher(Generic[_In, _Out]):
         self._start(oldest if remaining <= 0 or not full else full[0])
 
     def _start(self, group: list[_Waiting[_In, _Out]]) -> None:
-        batch, rest = group[: self._max_size], group[self._max_size :]
+        size = min(len(group), self._max_size)
+        if size > self._multiple:
+            size -= size % self._multiple
+        batch, rest = group[:size], group[size:]
         shape = batch[0].item.shape
         if rest:
             self._groups[shape] = rest

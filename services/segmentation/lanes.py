@@ -30,6 +30,11 @@ class Lanes(Generic[_S]):
         self._threads = ThreadPoolExecutor(max(1, len(narrow)), thread_name_prefix="lane")
 
     @property
+    def count(self) -> int:
+        """How many positions are worked on at the same time."""
+        return max(1, len(self._narrow))
+
+    @property
     def sessions(self) -> list[_S]:
         """Every session once."""
         return [*self._narrow, self._wide]

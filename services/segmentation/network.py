@@ -80,6 +80,11 @@ class Network:
         narrow = [open_session(path, placement, placement.cores // lanes) for _ in range(lanes if lanes > 1 else 0)]
         self._lanes = Lanes(narrow, self._session)
 
+    @property
+    def photos_at_a_time(self) -> int:
+        """How many photos of a batch run side by side, each on a share of the cores; 1 where a batch is one tensor."""
+        return self._lanes.count
+
     def is_of(self, model: Model) -> bool:
         """Whether this is the network of that folder, unchanged."""
         return self.identity == _identity(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,14 +131,12 @@ class Registry:
         )
         network.dry_pass()
         warm_up()
-        return Held(_reference(network), network.identity, network, self._batcher(network.run))
+        return Held(_reference(network), network.identity, network, self._batcher(network))
 
-    def _batcher(
-        self, run: Callable[[Sequence[NDArray[np.float32]], Callable[[int, Inferred | Exception], None]], None]
-    ) -> Batcher[NDArray[np.float32], Inferred]:
+    def _batcher(self, network: Network) -> Batcher[NDArray[np.float32], Inferred]:
         settings = self._settings
-        delay_seconds = settings.segmentation_max_queue_delay_ms / 1000
-        return Batcher(run, settings.segmentation_max_batch_size, delay_seconds, self._metrics)
+        size, delay_seconds = settings.segmentation_max_batch_size, settings.segmentation_max_queue_delay_ms / 1000
+        return Batcher(network.run, size, delay_seconds, self._metrics, network.photos_at_a_time)
 
 
 def _reference(network: Network) -> report_pb2.ModelRef:

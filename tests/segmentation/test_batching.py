@@ -56,8 +56,8 @@ def metrics() -> Metrics:
 async def make(held: Held, metrics: Metrics) -> AsyncIterator[Callable[..., Batcher[np.ndarray, float]]]:
     made: list[Batcher[np.ndarray, float]] = []
 
-    def make_(size: int = 4, delay_seconds: float = LONG_SECONDS) -> Batcher[np.ndarray, float]:
-        made.append(Batcher(held.run, size, delay_seconds, metrics))
+    def make_(size: int = 4, delay_seconds: float = LONG_SECONDS, multiple: int = 1) -> Batcher[np.ndarray, float]:
+        made.append(Batcher(held.run, size, delay_seconds, metrics, multiple))
         return made[-1]
 
     yield make_
@@ -154,6 +154,18 @@ async def test_size_one_is_no_batching(make: Callable[..., Batcher[np.ndarray, f
     held.go.release(3)
     assert await batcher([item(1), item(2), item(3)]) == [10, 20, 30]
     assert held.batches == [[1], [2], [3]]
+
+
+async def test_what_is_over_a_multiple_waits_for_company(
+    make: Callable[..., Batcher[np.ndarray, float]], held: Held
+) -> None:
+    send = sender(make(size=7, multiple=3))
+    tasks = [send(0)]
+    await held.begun()
+    tasks += [send(value) for value in range(1, 6)]
+    held.go.release(4)
+    await asyncio.gather(*tasks)
+    assert held.batches == [[0], [1, 2, 3], [4, 5]]
 
 
 async def test_the_cancelled_leave_before_their_batch_begins(
