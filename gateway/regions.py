@@ -91,14 +91,13 @@ async def find_regions(
     if all(regions.model is not None for regions in both):
         content_is_one, style_is_one = (is_one_region(regions.labels) for regions in both)
         if content_is_one != style_is_one:
-            return _as_one(both[0], content_is_one), _as_one(both[1], style_is_one)
+            one, many = both if content_is_one else both[::-1]
+            set_aside = await asyncio.to_thread(_as_one, many)
+            return (one, set_aside) if content_is_one else (set_aside, one)
     return both
 
 
-def _as_one(regions: Regions, is_one: bool) -> Regions:
-    if is_one:
-        return regions
-    header = read_header(regions.labels.png)
-    # Of the map's own shape, which has the photo's aspect ratio; a map of a thousand pixels takes no time to encode.
+def _as_one(regions: Regions) -> Regions:
+    header = read_header(regions.labels.png)  # the map's shape has the photo's aspect ratio
     one = label_map_to_message(single_region(header.width_px, header.height_px))
     return replace(regions, labels=one, set_aside=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Axis", "Positions", "area_mean", "bands", "fitted_size", "half_pixel", "of_logits", "resampled"]
-
-_BAND_BYTES = 32 << 20  # keeps the interpolated labels of a 24 MP photo out of memory
+__all__ = ["Axis", "Positions", "area_mean", "fitted_size", "half_pixel", "resampled"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +67,6 @@ class Axis:
         return self.at((np.arange(new_size) + 0.5) / new_size)
 
 
-def of_logits(size: int, input_size: int, new_size: int, align_corners: bool) -> Positions:
-    """Positions in a network's output of ``size``, whose input had ``input_size``, for a map of ``new_size``."""
-    return Axis(size, input_size, align_corners).for_size(new_size)
-
-
 def fitted_size(width: int, height: int, edge_px: int) -> tuple[int, int]:
     """Size (width, height) of a picture whose long edge is at most ``edge_px``: its aspect ratio, never enlarged."""
     scale = min(1.0, edge_px / max(width, height))
@@ -107,14 +99,6 @@ def _areas(size: int, new_size: int) -> sparse.csr_array:
 def resampled(planes: NDArray[np.float32], rows: Positions, columns: Positions) -> NDArray[np.float32]:
     """Interpolate (planes, H, W) at the positions."""
     return _along_rows(_along_columns(planes, columns), rows)
-
-
-def bands(planes: NDArray[np.float32], rows: Positions, columns: Positions) -> Iterator[NDArray[np.float32]]:
-    """Interpolate like ``resampled``, in bands of whole rows from top to bottom that each take little memory."""
-    wide = _along_columns(planes, columns)
-    step = max(1, _BAND_BYTES // (wide[:, :1].size * wide.itemsize))
-    for start in range(0, len(rows.share), step):
-        yield _along_rows(wide, rows.part(start, start + step))
 
 
 def _along_columns(planes: NDArray[np.float32], at: Positions) -> NDArray[np.float32]:

@@ -74,7 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+")
     parser.add_argument("--models-dir", type=Path, default=models_dir())
-    parser.add_argument("--models", nargs="+", default=["auto"], help="the first is the one that others are held to")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["auto"],
+        help="names, or folders with a manifest.json; others are held to the first",
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--split", type=Path, default=ROOT / "services/segmentation/training/split.json")
@@ -105,7 +110,9 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def find_network(folder: Path, name: str, threads: int) -> Network:
-    """Load a segmentation network of a models folder by its name, on the CPU."""
+    """Load a segmentation network by its name in a models folder, or by the path of its version's folder."""
+    if (path := Path(name).resolve()).joinpath("manifest.json").is_file():
+        folder, name = path.parents[1], f"{path.parent.name}/{path.name}"
     model = find_model(folder, "segmentation", name)
     if model is None:
         raise SystemExit(f"{folder}: no segmentation model {name!r}")

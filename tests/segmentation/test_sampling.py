@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.segmentation import sampling
-from services.segmentation.sampling import bands, half_pixel, of_logits, resampled
+from services.segmentation.sampling import Axis, half_pixel, resampled
 
 
 def test_half_pixel_keeps_a_ramp() -> None:
@@ -23,23 +22,13 @@ def test_logits_with_aligned_corners_lie_on_every_fourth_pixel(new_size: int) ->
     input_size = 129
     pixels = np.arange(input_size, dtype=np.float32)
     logits = pixels[::4]  # what a network of stride 4 with aligned corners sees of a ramp
-    at = of_logits(len(logits), input_size, new_size, align_corners=True)
+    at = Axis(len(logits), input_size, align_corners=True).for_size(new_size)
     expected = ((np.arange(new_size) + 0.5) * input_size / new_size - 0.5).clip(0, 128)
     result = resampled(logits[None, None], half_pixel(1, 1), at)[0, 0]
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 def test_logits_that_cover_the_area_are_resized_like_a_picture() -> None:
-    ours, theirs = of_logits(32, 128, 300, align_corners=False), half_pixel(32, 300)
+    ours, theirs = Axis(32, 128, align_corners=False).for_size(300), half_pixel(32, 300)
     np.testing.assert_array_equal(ours.lower, theirs.lower)
     np.testing.assert_allclose(ours.share, theirs.share, atol=1e-4)
-
-
-def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    planes = np.random.default_rng(0).random((3, 9, 11), dtype=np.float32)
-    rows, columns = half_pixel(9, 50), half_pixel(11, 40)
-    whole = resampled(planes, rows, columns)
-    monkeypatch.setattr(sampling, "_BAND_BYTES", 3 * 40 * 4 * 7)
-    parts = list(bands(planes, rows, columns))
-    assert [part.shape[1] for part in parts] == [7] * 7 + [1]
-    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
