@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from dpst.v1 import image_pb2, segmentation_pb2, segmentation_pb2_grpc
+from dpst.v1 import image_pb2, labels_pb2, segmentation_pb2, segmentation_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
@@ -442,3 +442,31 @@ async def test_stopping_lets_running_batches_end(launch: Any, tiny_models_dir: P
     for call in calls:
         assert (await call).label_map.png
     await stopping
+
+
+async def test_options_are_part_of_what_a_reply_is_kept_by(launch: Any, tiny_models_dir: Path) -> None:
+    running, stub = await launch(tiny_models_dir)
+    await running.start()
+    options = labels_pb2.SegmentationOptions
+    asked = (
+        options(),
+        options(refinement=labels_pb2.REFINEMENT_NONE),
+        options(flip=True),
+        options(scales=[1.0, 0.5]),
+    )
+    for each in asked:
+        assert not (await stub.Segment(request(photo(), options=each))).cached
+    for each in (*asked, options(refinement=labels_pb2.REFINEMENT_GUIDED), options(scales=[0.5, 1.0, 1.0])):
+        assert (await stub.Segment(request(photo(), options=each))).cached
+    with pytest.raises(grpc.aio.AioRpcError, match=r"options\.scales") as caught:
+        await stub.Segment(request(photo(), options=options(scales=[9.0])))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_views_of_a_photo_share_a_run(launch: Any, tiny_models_dir: Path, gate: Gate) -> None:
+    running, stub = await launch(tiny_models_dir)
+    await running.start()
+    gate.open.set()
+    reply = await stub.Segment(request(photo(), options=labels_pb2.SegmentationOptions(flip=True)))
+    assert gate.sizes == [2]
+    assert {each.label for each in reply.verdicts} >= {"sky", "tree"}
