@@ -102,7 +102,7 @@ class Registry:
         for held in self._held:
             if wanted in held.names:
                 return held
-        names = ", ".join(name for held in self._held for name in held.names)
+        names = ", ".join(dict.fromkeys(name for held in self._held for name in held.names))
         raise NotFound(f"model: {wanted[:80]!r} is unknown; this process holds {names}")
 
     def close(self) -> None:

@@ -218,7 +218,7 @@ async def test_several_models_are_listed_and_chosen(launch: Any, tmp_path: Path)
         assert (reply.model.name, reply.model.version, reply.cached) == (name, version, False)
     for name, version in (("other", "1"), ("tiny", "1"), ("tiny", "2")):
         assert running.value("dpst_model_info", name=name, version=version, device="cpu") == 1
-    with pytest.raises(grpc.aio.AioRpcError, match="holds other, other/1, tiny, tiny/1, tiny, tiny/2, single-region"):
+    with pytest.raises(grpc.aio.AioRpcError, match="holds other, other/1, tiny, tiny/1, tiny/2, single-region"):
         await stub.Segment(request(photo(), model="third"))
 
 
