@@ -67,10 +67,14 @@ def main() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """This environment; of dpst's settings only DPST_MODELS_DIR, so that the demo is the same everywhere."""
+    """This environment; of dpst's settings only DPST_MODELS_DIR, so that the demo is the same everywhere.
+
+    Models that the user pulled take part only if that names their folder.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DPST_")}
     models = os.environ.get("DPST_MODELS_DIR")
-    return kept | ({"DPST_MODELS_DIR": models} if models else {})
+    built_in = {"DPST_FEATURES_MODEL": "builtin", "DPST_SEGMENTATION_MODEL": "builtin"}
+    return kept | ({"DPST_MODELS_DIR": models} if models else built_in)
 
 
 def _side_by_side(files: list[Path]) -> Image.Image:

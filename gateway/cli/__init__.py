@@ -12,6 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import click
 
 from gateway.cli.export_look import export_look
+from gateway.cli.models import models
 from gateway.cli.render import render
 from gateway.cli.segment import segment
 from gateway.cli.stylize import stylize
@@ -34,3 +35,4 @@ main.add_command(stylize)
 main.add_command(render)
 main.add_command(export_look)
 main.add_command(segment)
+main.add_command(models)

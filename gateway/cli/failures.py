@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from gateway.stack import StackError
 from services.common.config import settings_problems
+from services.common.models import ModelError
 
 __all__ = ["explained_failures"]
 
@@ -33,7 +34,7 @@ def explained_failures() -> Iterator[None]:
         _fail(f"{code}: {text}", _FAILED)
     except ValidationError as error:
         _fail(settings_problems(error), _USAGE)
-    except (StackError, OSError) as error:
+    except (StackError, ModelError, OSError) as error:
         _fail(str(error), _FAILED)
 
 

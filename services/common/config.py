@@ -8,7 +8,14 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["GatewaySettings", "ProcessSettings", "SegmentationSettings", "StylizerSettings", "settings_problems"]
+__all__ = [
+    "GatewaySettings",
+    "ProcessSettings",
+    "SegmentationSettings",
+    "StoreSettings",
+    "StylizerSettings",
+    "settings_problems",
+]
 
 _MIB = 1 << 20
 
@@ -67,10 +74,24 @@ class ProcessSettings(BaseSettings):
     )
 
 
-class _ModelSettings(ProcessSettings):
-    models_dir: Path | None = Field(
-        default=None, description="Folder of <name>/<version>/manifest.json; unset means built-in models only."
+_MODELS_DIR = "Folder of <name>/<version>/manifest.json; unset means ~/.local/share/dpst/models, if it is there."
+
+
+class StoreSettings(BaseSettings):
+    """Settings of the command ``dpst models``."""
+
+    model_config = SettingsConfigDict(env_prefix="DPST_", frozen=True)
+
+    models_dir: Path | None = Field(default=None, description=_MODELS_DIR)
+    models_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Mirror of the model files: they are fetched from <mirror>/<name>/<version>/<file>.",
     )
+
+
+class _ModelSettings(ProcessSettings):
+    models_dir: Path | None = Field(default=None, description=_MODELS_DIR)
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where networks run; cuda refuses to fall back."
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from services.common.config import SegmentationSettings
 from services.common.errors import NotFound
 from services.common.metrics import Metrics
-from services.common.models import Model, ModelError, find_model
+from services.common.models import Model, ModelError, embedded_models_dir, find_model, user_models_dir
 from services.segmentation.batching import Batcher
 from services.segmentation.network import Inferred, Network
 from services.segmentation.segmenter import warm_up
@@ -116,7 +116,8 @@ class Registry:
 
     def _loaded(self, wanted: str) -> Held:
         settings = self._settings
-        model = find_model(settings.models_dir, "segmentation", wanted)
+        models_dir = settings.models_dir or user_models_dir()
+        model = find_model(models_dir, "segmentation", wanted, embedded_models_dir("segmentation"))
         if model is None:
             return ONE_REGION
         for held in self._held:

@@ -14,7 +14,6 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -24,7 +23,7 @@ from services.common.config import StylizerSettings
 from services.common.errors import ServiceError
 from services.common.images import ImageLimits
 from services.common.logs import bind_request_id, configure_logs
-from services.common.models import ModelError, find_model
+from services.common.models import ModelError, embedded_models_dir, find_model, user_models_dir
 from services.stylizer.core.affine_render import render
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.params import CHOICES, TransferParams
@@ -108,10 +107,9 @@ def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     torch.set_flush_denormal(True)
     device = pick_device(settings.device)
-    models_dir = settings.models_dir
-    network = load_features(
-        find_model(Path(models_dir) if models_dir else None, "features", settings.features_model), device
-    )
+    models_dir = settings.models_dir or user_models_dir()
+    model = find_model(models_dir, "features", settings.features_model, embedded_models_dir("features"))
+    network = load_features(model, device)
     generator = torch.Generator().manual_seed(0)
     I, S = (torch.rand(3, 96, 96, generator=generator).to(device) for _ in range(2))
     regions = Regions(torch.zeros(96, 96, dtype=torch.uint8, device=device), ("all",))

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
-from services.common.config import GatewaySettings, ProcessSettings, SegmentationSettings, StylizerSettings
+from services.common.config import (
+    GatewaySettings,
+    ProcessSettings,
+    SegmentationSettings,
+    StoreSettings,
+    StylizerSettings,
+)
 
 __all__ = ["DOCUMENT", "PROCESSES", "table", "written_table"]
 
@@ -23,23 +30,24 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "segmentation": SegmentationSettings,
     "stylizer": StylizerSettings,
 }
+_READERS: Mapping[str, type[BaseSettings]] = {**PROCESSES, "dpst models": StoreSettings}
 _BEGIN, _END = "<!-- settings -->\n", "<!-- end of settings -->\n"
 
 
 def table() -> str:
     """The table as Markdown: one row a setting, those of every process first."""
     names: dict[str, list[str]] = {}
-    for process, settings in PROCESSES.items():
+    for process, settings in _READERS.items():
         for name in settings.model_fields:
             names.setdefault(name, []).append(process)
     rows = ["| variable | process | default | allowed | meaning |", "|---|---|---|---|---|"]
     for name, processes in sorted(names.items(), key=lambda item: -len(item[1])):
-        fields = {process: PROCESSES[process].model_fields[name] for process in processes}
+        fields = {process: _READERS[process].model_fields[name] for process in processes}
         field = fields[processes[0]]
         defaults = {process: _text(field.default) for process, field in fields.items()}
         same = len(set(defaults.values())) == 1
         default = defaults[processes[0]] if same else ", ".join(f"{p} {d}" for p, d in defaults.items())
-        where = "every" if len(processes) == len(PROCESSES) else ", ".join(processes)
+        where = "every" if set(PROCESSES) <= set(processes) else ", ".join(processes)
         meaning = (field.description or "").replace("<", "&lt;")
         rows.append(f"| `DPST_{name.upper()}` | {where} | {default} | {_allowed(field)} | {meaning} |")
     return "\n".join(rows) + "\n"

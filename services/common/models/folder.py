@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Model", "ModelError", "find_model"]
+__all__ = ["Model", "ModelError", "check_name", "file_sha256", "model_folders", "read_manifest", "verified"]
 
 
 class ModelError(Exception):
@@ -19,7 +19,7 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder whose files are all there and unchanged."""
+    """A model folder whose files are all there and unchanged; ``built_in`` if it came with the package."""
 
     name: str
     version: str
@@ -27,6 +27,7 @@ class Model:
     folder: Path
     manifest: Mapping[str, Any]
     licence: str
+    built_in: bool = False
 
     def file(self, name: str) -> Path:
         """Give the path of a file that the manifest lists. Raises ModelError if it lists none of that name."""
@@ -35,40 +36,30 @@ class Model:
         return self.folder / name
 
 
-def find_model(models_dir: Path | None, task: str, wanted: str) -> Model | None:
-    """Find and verify a model of a task, "segmentation" or "features".
+def check_name(text: str) -> str:
+    """Return a name or version as it is. Raises ModelError unless it is the plain name of one visible folder."""
+    if not re.fullmatch(r"\w[\w.-]*", text) or ".." in text:
+        raise ModelError(f"{text!r} is no name of a model or version; use letters, digits, '.', '_' and '-'")
+    return text
 
-    ``wanted`` is "auto" (the first name that has the task, or None if there is none), "builtin" (None), "name" (its
-    highest version) or "name/version". None means that the built-in default is to be used. Every file's SHA-256 is
-    compared. Raises ModelError if what was wanted is missing, damaged or for another task.
+
+def model_folders(models_dir: Path) -> list[Path]:
+    """All ``<name>/<version>`` with a manifest: names in alphabetical order, the highest version of each first.
+
+    Folders whose name starts with a dot are work in progress and no models.
     """
-    if wanted == "builtin" or (wanted == "auto" and models_dir is None):
-        return None
-    if models_dir is None:
-        raise ModelError(f"model {wanted!r} is wanted but no models folder is set; set DPST_MODELS_DIR")
-    if not models_dir.is_dir():
-        raise ModelError(f"{models_dir}: no such folder; set DPST_MODELS_DIR to a folder of models or unset it")
-    if wanted == "auto":
-        manifests = sorted(models_dir.glob("*/*/manifest.json"))
-        names = sorted({path.parent.parent.name for path in manifests if _read(path)["task"] == task})
-        if not names:
-            return None
-        wanted = names[0]
-    name, _, version = wanted.partition("/")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", wanted) or ".." in wanted:
-        raise ModelError(f"model {wanted!r} is no name; expected name or name/version")
-    return _verified(models_dir / name / (version or _highest_version(models_dir / name)), task)
+    found = [path.parent for path in models_dir.glob("*/*/manifest.json")]
+    visible = [folder for folder in found if not folder.name.startswith(".") and folder.parent.name[0] != "."]
+    newest_first = sorted(visible, key=lambda folder: _order(folder.name), reverse=True)
+    return sorted(newest_first, key=lambda folder: folder.parent.name)
 
 
-def _highest_version(folder: Path) -> str:
-    versions = [path.parent.name for path in folder.glob("*/manifest.json")]
-    if not versions:
-        raise ModelError(f"{folder}: no model there; expected <version>/manifest.json in it")
-    return max(versions, key=lambda v: [(int(n), "") if n.isdigit() else (-1, n) for n in v.split(".")])
+def _order(version: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a manifest and check the fields that every model has."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest and check the fields that every model has. Raises ModelError naming path and field."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -83,22 +74,33 @@ def _read(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _verified(folder: Path, task: str) -> Model:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 lower-case hexadecimal digits. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verified(folder: Path, task: str | None = None, built_in: bool = False) -> Model:
+    """Read a model folder and compare every file's SHA-256.
+
+    Raises ModelError if it is missing, damaged, in a folder of another name, or not for ``task`` (None: any).
+    """
     path = folder / "manifest.json"
-    manifest = _read(path)
+    manifest = read_manifest(path)
     if (manifest["name"], manifest["version"]) != (folder.parent.name, folder.name):
         raise ModelError(f"{path}: says {manifest['name']}/{manifest['version']}; rename its folders accordingly")
-    if manifest["task"] != task:
+    if task is not None and manifest["task"] != task:
         raise ModelError(f"{path}: is for the task {manifest['task']!r}, not {task!r}; ask for another model")
     for name, expected in manifest["files"].items():
         file = folder / name
         if Path(name).name != name:
             raise ModelError(f"{path}: file name {name!r} leaves the folder; files lie beside the manifest")
         try:
-            with file.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            actual = file_sha256(file)
         except OSError as error:
             raise ModelError(f"{file}: cannot be read ({error.strerror}); fetch the model again") from error
         if actual != str(expected).lower():
             raise ModelError(f"{file}: wrong checksum, sha256 {actual} instead of {expected}; fetch the model again")
-    return Model(manifest["name"], manifest["version"], task, folder, manifest, manifest["licence"])
+    return Model(
+        manifest["name"], manifest["version"], manifest["task"], folder, manifest, manifest["licence"], built_in
+    )

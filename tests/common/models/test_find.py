@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.common.models import ModelError, find_model
+from services.common.models import ModelError, find_model, user_models_dir
 
 
 def put(models_dir: Path, name: str, version: str, /, **changes: Any) -> Path:
@@ -99,3 +99,64 @@ def test_real_models(models_dir: Path) -> None:
         model = find_model(models_dir, task, "auto")
         assert model is not None
         assert model.task == task
+
+
+def test_auto_passes_over_what_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (put(tmp_path, "a-net", "1") / "manifest.json").write_text("{")
+    (put(tmp_path, "b-net", "1") / "net.bin").write_bytes(b"half")
+    put(tmp_path, "c-net", "1")
+    model = find_model(tmp_path, "segmentation", "auto")
+    assert model is not None
+    assert model.name == "c-net"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    with pytest.raises(ModelError, match=r"b-net/1/net\.bin: wrong checksum"):
+        find_model(tmp_path, "segmentation", "b-net")
+    (put(tmp_path, "c-net", "2") / "net.bin").unlink()
+    older = find_model(tmp_path, "segmentation", "auto")
+    assert older is not None
+    assert older.version == "1"
+
+
+def test_embedded_models(tmp_path: Path) -> None:
+    models, embedded = tmp_path / "models", tmp_path / "embedded"
+    put(embedded, "student", "1")
+    put(embedded, "net", "1")
+    put(models, "net", "2")
+    found = {
+        (place, wanted): find_model(models if place else None, "segmentation", wanted, embedded)
+        for place in (True, False)
+        for wanted in ("auto", "builtin", "student", "net", "net/1")
+    }
+    assert {key: model and (model.name, model.version, model.built_in) for key, model in found.items()} == {
+        (True, "auto"): ("net", "2", False),
+        (True, "builtin"): ("net", "1", True),
+        (True, "student"): ("student", "1", True),
+        (True, "net"): ("net", "2", False),
+        (True, "net/1"): ("net", "1", True),
+        (False, "auto"): ("net", "1", True),
+        (False, "builtin"): ("net", "1", True),
+        (False, "student"): ("student", "1", True),
+        (False, "net"): ("net", "1", True),
+        (False, "net/1"): ("net", "1", True),
+    }
+    assert find_model(models, "features", "auto", embedded) is None
+    assert find_model(None, "segmentation", "auto", tmp_path / "nowhere") is None
+    with pytest.raises(ModelError, match="models: no such folder"):
+        find_model(tmp_path / "no-models", "segmentation", "auto", embedded)
+
+
+def test_a_damaged_model_gives_way_to_the_embedded_one(tmp_path: Path) -> None:
+    put(tmp_path / "embedded", "student", "1")
+    (put(tmp_path / "models", "net", "1") / "net.bin").unlink()
+    model = find_model(tmp_path / "models", "segmentation", "auto", tmp_path / "embedded")
+    assert model is not None
+    assert (model.name, model.built_in) == ("student", True)
+    with pytest.raises(ModelError, match=r"net\.bin: cannot be read"):
+        find_model(tmp_path / "models", "segmentation", "net", tmp_path / "embedded")
+
+
+def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert user_models_dir() is None
+    (tmp_path / "dpst" / "models").mkdir(parents=True)
+    assert user_models_dir() == tmp_path / "dpst" / "models"
