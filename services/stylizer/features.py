@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from services.common.models import Model, ModelError
+from services.stylizer.core.student import Student, student
+from services.stylizer.core.trunk import Trunk
 from services.stylizer.core.vgg import VGG19, InputConvention, random_vgg19, vgg19
 from services.stylizer.jobs import NetworkInfo
 
 __all__ = ["FeatureNetwork", "load_features", "pick_device"]
+
+_ARCHITECTURES: Final[Mapping[str, str]] = MappingProxyType(
+    {"vgg19": "a VGG-19 under torchvision's key names", "student": "a slim trunk of core/student.py"}
+)
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
     """A trunk on its device, with what a report says about it."""
 
-    trunk: VGG19
+    trunk: Trunk
     device: torch.device
     info: NetworkInfo
 
@@ -50,22 +58,34 @@ def load_features(model: Model | None, device: torch.device) -> FeatureNetwork:
         ModelError: the manifest or the weights are not those of a VGG-19.
     """
     if model is None:
-        trunk = random_vgg19(seed=0).to(device)
+        trunk: Trunk = random_vgg19(seed=0).to(device)
         text = "VGG-19 conv1_1..conv3_1 with seeded random weights, because no model file was given"
         return FeatureNetwork(trunk, device, NetworkInfo("random-vgg19", "1", str(device), True, text))
-    convention = _convention(model)
     files = [name for name in model.manifest["files"] if name.endswith(".safetensors")]
     if len(files) != 1:
         raise ModelError(
             f"{model.folder / 'manifest.json'}: must list exactly one .safetensors file, lists {len(files)}"
         )
     path = model.file(files[0])
+    architecture = model.manifest.get("architecture", "vgg19")
+    if architecture not in _ARCHITECTURES:
+        known = " or ".join(_ARCHITECTURES)
+        raise ModelError(f"{model.folder / 'manifest.json'}: architecture: got {architecture!r}, must be {known}")
+    make = _made_vgg19 if architecture == "vgg19" else _made_student
     try:
-        trunk = vgg19(load_file(path), convention)
+        trunk = make(model, load_file(path)).to(device)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ModelError(f"{path}: not the weights of a VGG-19 under torchvision's key names ({error})") from error
+        raise ModelError(f"{path}: not the weights of {_ARCHITECTURES[architecture]} ({error})") from error
     text = str(model.manifest.get("source", model.name))
-    return FeatureNetwork(trunk.to(device), device, NetworkInfo(model.name, model.version, str(device), False, text))
+    return FeatureNetwork(trunk, device, NetworkInfo(model.name, model.version, str(device), False, text))
+
+
+def _made_vgg19(model: Model, weights: Mapping[str, Tensor]) -> VGG19:
+    return vgg19(weights, _convention(model))
+
+
+def _made_student(_: Model, weights: Mapping[str, Tensor]) -> Student:
+    return student(weights)
 
 
 def _convention(model: Model) -> InputConvention:

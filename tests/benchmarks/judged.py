@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.images import OutputFormat, encode_photo, encode_preview, open_photo
+from services.common.taxonomy import RELATED
 from services.stylizer.core.affine_render import render
 from services.stylizer.core.matching import LabelMatch
 from services.stylizer.core.objective import StyleGoal
@@ -79,10 +80,15 @@ class Judge:
         return self._transfer.score(tensor(proxy), self._matches, self._goal)
 
 
-def solved(judge: Judge, network: FeatureNetwork, params: TransferParams) -> tuple[Row, NDArray[np.uint8]]:
-    """Solve a pair, render it onto the photo at its full size and 8 bits, and score that: figures and the picture."""
+def solved(
+    judge: Judge, network: FeatureNetwork, params: TransferParams, pair: Pair | None = None
+) -> tuple[Row, NDArray[np.uint8]]:
+    """Solve a pair, render it onto the photo at its full size and 8 bits, and score that: figures and the picture.
+
+    ``pair`` is the judge's at the solve's size if it is to have other regions than those given.
+    """
     name, content = judge.pair.name, judge.pair.content
-    pair = Pair.load(name, params.solve_edge_px)
+    pair = pair or Pair.load(name, params.solve_edge_px)
     first: list[float] = []
 
     def on_progress(progress: Progress) -> None:
@@ -107,4 +113,4 @@ def solved(judge: Judge, network: FeatureNetwork, params: TransferParams) -> tup
 
 
 def _transfer(pair: Pair, network: FeatureNetwork, params: TransferParams) -> Transfer:
-    return Transfer(network.trunk, params, pair.I, pair.S, pair.content_regions, pair.style_regions, {})
+    return Transfer(network.trunk, params, pair.I, pair.S, pair.content_regions, pair.style_regions, RELATED)

@@ -22,7 +22,7 @@ from services.stylizer.core.losses import (
 from services.stylizer.core.matting import MattingLaplacian, matting_energy, smoothed
 from services.stylizer.core.palette import Palette
 from services.stylizer.core.results import Losses
-from services.stylizer.core.vgg import VGG19
+from services.stylizer.core.trunk import Trunk
 
 __all__ = ["FeatureLayers", "PictureObjective", "StyleGoal", "Weights"]
 
@@ -70,12 +70,11 @@ class FeatureLayers:
     content: str = "conv4_2"
 
     @classmethod
-    def of(cls, trunk: VGG19) -> FeatureLayers:
-        """The paper's layers, or as many of them as the trunk has (then content is its deepest)."""
+    def of(cls, trunk: Trunk) -> FeatureLayers:
+        """The paper's layers, or as many of them as the trunk has (content is its deepest if it lacks that one)."""
         paper = cls()
-        if set(paper.style) | {paper.content} <= set(trunk.layers):
-            return paper
-        return cls(tuple(name for name in paper.style if name in trunk.layers), trunk.layers[-1])
+        content = paper.content if paper.content in trunk.layers else trunk.layers[-1]
+        return cls(tuple(name for name in paper.style if name in trunk.layers), content)
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -106,7 +105,7 @@ class StyleGoal:
 
     def __init__(
         self,
-        trunk: VGG19,
+        trunk: Trunk,
         layers: FeatureLayers,
         I: Tensor,
         S: Tensor,

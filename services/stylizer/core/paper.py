@@ -22,7 +22,7 @@ from services.stylizer.core.paper_photos import PaperPhotos
 from services.stylizer.core.paper_runs import PaperRuns
 from services.stylizer.core.results import Losses
 from services.stylizer.core.solve import Progress
-from services.stylizer.core.vgg import VGG19
+from services.stylizer.core.trunk import Trunk
 
 __all__ = ["PaperSettings", "PaperSolution", "plan_runs", "solve_paper"]
 
@@ -84,7 +84,7 @@ def plan_runs(evaluations: int, affine_weight: float) -> tuple[tuple[int, bool],
 
 
 def solve_paper(
-    trunk: VGG19,
+    trunk: Trunk,
     photos: PaperPhotos,
     settings: PaperSettings,
     on_progress: Callable[[Progress], None],

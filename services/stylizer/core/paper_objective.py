@@ -28,7 +28,7 @@ from services.stylizer.core.matting import MattingLaplacian, matting_energy
 from services.stylizer.core.objective import FeatureLayers
 from services.stylizer.core.paper_photos import PaperPhotos, layer_masks
 from services.stylizer.core.results import Losses
-from services.stylizer.core.vgg import VGG19, InputConvention
+from services.stylizer.core.trunk import Trunk
 
 __all__ = ["PaperObjective", "PaperWeights", "to_rgb"]
 
@@ -51,16 +51,16 @@ class PaperObjective:
 
     Args:
         trunk: feature network. One that ends before conv5_1 is compared at the layers it has. Features of a network
-            that does not take pixels of 0..255 are multiplied by what its input is short of (:func:`_feature_scale`),
+            that does not take pixels of 0..255 are multiplied by what its input is short of (its ``feature_scale``),
             or the weights would mean something else; for the Caffe network that is 1.
         photos: what is transferred.
         weights: of the terms.
     """
 
-    def __init__(self, trunk: VGG19, photos: PaperPhotos, weights: PaperWeights) -> None:
+    def __init__(self, trunk: Trunk, photos: PaperPhotos, weights: PaperWeights) -> None:
         self._trunk, self._weights = trunk, weights
         self._layers = FeatureLayers.of(trunk)
-        self._scale = _feature_scale(trunk.convention)
+        self._scale = trunk.feature_scale
         with torch.no_grad():
             features_S = trunk(photos.S[None], self._layers.style)
             grams = _style_grams(features_S, photos.M_style)
@@ -105,14 +105,6 @@ def _style_grams(features: Mapping[str, Tensor], M: Tensor | None) -> dict[str, 
     """:func:`masked_grams` of each layer one label at a time, so that only one masked copy of the features is alive."""
     masks = layer_masks(features, M)
     return {name: torch.cat([masked_grams(F[0], m[None]) for m in masks[name]]) for name, F in features.items()}
-
-
-def _feature_scale(convention: InputConvention) -> float:
-    """How many times larger a trunk's features would be if it took differences of 0..255.
-
-    A network of convolutions and ReLUs answers k times the input (and k times the biases) with k times the features.
-    """
-    return _PEAK / convention.scale * sum(convention.std) / 3
 
 
 def _total_variation(x: Tensor) -> Tensor:

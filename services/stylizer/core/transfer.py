@@ -27,8 +27,8 @@ from services.stylizer.core.params import TransferParams
 from services.stylizer.core.quality import score
 from services.stylizer.core.results import Losses, Quality
 from services.stylizer.core.solve import Level, LevelPlan, Progress, plan_levels, solve
+from services.stylizer.core.trunk import Trunk
 from services.stylizer.core.variables import GridProblem, PixelProblem, Problem, State, resized
-from services.stylizer.core.vgg import VGG19
 from services.stylizer.core.warm_start import colour_statistics, monge_kantorovich
 
 __all__ = ["Outcome", "Regions", "Transfer", "TransferResult"]
@@ -103,7 +103,7 @@ class Transfer:
         related: labels that may stand in for a missing one, see :func:`match_labels`.
     """
 
-    trunk: VGG19
+    trunk: Trunk
     params: TransferParams
     I: Tensor
     S: Tensor

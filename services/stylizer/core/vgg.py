@@ -32,6 +32,15 @@ class InputConvention:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    @property
+    def feature_scale(self) -> float:
+        """How many times larger a trunk's features would be if it took differences of 0..255.
+
+        A network of convolutions and ReLUs answers k times the input (and k times the biases) with k times the
+        features.
+        """
+        return 255.0 / self.scale * sum(self.std) / 3
+
 
 class VGG19(nn.Module):
     """Convolutions up to ``depth``, called with pictures, giving features.
@@ -70,6 +79,11 @@ class VGG19(nn.Module):
             parameter.data = (
                 parameter.data.contiguous(memory_format=torch.channels_last) if parameter.ndim == 4 else parameter.data
             )
+
+    @property
+    def feature_scale(self) -> float:
+        """See :class:`~services.stylizer.core.trunk.Trunk`."""
+        return self.convention.feature_scale
 
     def forward(self, O: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Features of pictures.

@@ -1,0 +1,1 @@
+"""Training of the embedded segmentation network; nothing here runs in a service."""

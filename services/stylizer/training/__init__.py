@@ -1,0 +1,1 @@
+"""Training of the embedded feature network; nothing here runs in a service."""
