@@ -106,7 +106,28 @@ class SegmentationSettings(_ModelSettings):
         default=8082, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
     )
     segmentation_model: str = Field(
-        default="auto", description='Network as "name" or "name/version"; auto takes the first found, else one region.'
+        default="auto",
+        description='Networks as "name" or "name/version", separated by commas, the first is the default; '
+        "auto takes the first found, else one region.",
+    )
+    segmentation_max_batch_size: int = Field(
+        default=8, ge=1, le=64, description="Most photos of the same shape in one run of a network; 1 = no batches."
+    )
+    segmentation_max_queue_delay_ms: float = Field(
+        default=5.0,
+        ge=0,
+        le=1000,
+        description="Longest wait beside an idle network for photos that are being decoded; the two of a transfer come "
+        "within a few ms, and 5 ms is little beside a run.",
+    )
+    segmentation_cache_bytes: int = Field(
+        default=64 * _MIB, ge=0, description="Most bytes of kept results, 0 = off; a map of 1024 px takes 10 to 40 kB."
+    )
+    segmentation_cache_seconds: float = Field(
+        default=3600.0, ge=0, description="How long a result is kept, 0 = off; fits an hour of work on one photo."
+    )
+    tensorrt: bool = Field(
+        default=False, description="Whether networks run in TensorRT where there is a GPU and ONNX Runtime lists it."
     )
 
 

@@ -16,6 +16,7 @@ __all__ = ["Metrics"]
 # Plain RPCs are over within seconds; jobs may queue and solve for minutes.
 _RPC_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _JOB_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0, 1200.0)
+_BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -23,8 +24,9 @@ class Metrics:
     """Every metric of ``api.md``; labels never hold an id or a user.
 
     ``jobs_total`` counts finished jobs by outcome: "done", "refused" (the caller's fault or no room), "cancelled",
-    "failed". ``stage_duration_seconds`` is labelled decode, segment, warm_start, solve, render, encode, score, export
-    or end_to_end.
+    "failed". ``stage_duration_seconds`` is labelled decode, network, segment, warm_start, solve, render, encode, score,
+    export or end_to_end. ``cache_requests_total`` counts by result: "hit", "shared" (was being computed for another
+    caller), "miss".
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -45,6 +47,16 @@ class Metrics:
         self.model_info = Gauge(
             "dpst_model_info", "1 for every loaded model.", ("name", "version", "device"), registry=self.registry
         )
+        self.batch_size = Histogram(
+            "dpst_batch_size", "Photos in one run of a network.", buckets=_BATCH_SIZES, registry=self.registry
+        )
+        self.batch_delay_seconds = self._seconds(
+            "dpst_batch_delay_seconds", "Time a decoded photo waited for its run.", buckets=_RPC_SECONDS
+        )
+        self.cache_requests_total = Counter(
+            "dpst_cache_requests_total", "Requests to a cache.", ("cache", "result"), registry=self.registry
+        )
+        self.cache_bytes = Gauge("dpst_cache_bytes", "Bytes of kept results.", ("cache",), registry=self.registry)
         self._server = _RpcFamily(self.registry, "server")
         self._client = _RpcFamily(self.registry, "client")
 

@@ -1,54 +1,71 @@
-"""The Segmentation RPCs: the only file that sees both messages and networks."""
+"""The Segmentation RPCs: cache, place, decoding, network, regions, in this order."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
-from dpst.v1 import labels_pb2, report_pb2, segmentation_pb2, segmentation_pb2_grpc
+from dpst.v1 import segmentation_pb2, segmentation_pb2_grpc
 
-from services.common.errors import NotFound, Unavailable
-from services.common.images import ImageLimits, open_photo
-from services.common.label_maps import encode_mask
+from services.common.errors import Unavailable
+from services.common.images import ImageLimits
 from services.common.metrics import Metrics
-from services.common.wire import image_bytes, label_map_to_message
-from services.segmentation.confidence import LabelVerdict
+from services.common.wire import image_bytes
+from services.segmentation.cache import ResultCache
 from services.segmentation.labels import common_labels_of
-from services.segmentation.network import Network
+from services.segmentation.network import Inferred
 from services.segmentation.options import Options, options_of
-from services.segmentation.segmenter import map_size, photo_edge_px, segment, segment_as_one
+from services.segmentation.registry import Held, Registry
 from services.segmentation.slots import Cancel, Slots
+from services.segmentation.stages import Decoded, answer, decode, find_regions
 
-__all__ = ["BUILT_IN", "SegmentationServicer", "verdict_message"]
+__all__ = ["SegmentationServicer"]
 
-BUILT_IN = report_pb2.ModelRef(
-    name="single-region",
-    version="1",
-    device="cpu",
-    built_in=True,
-    description="Takes the whole photo as one region; used because no segmentation network was given.",
-)
-_BUILT_IN_NAMES = ("builtin", "single-region", "single-region/1")
+_HASHED_AT_ONCE_BYTES = 128 << 10  # a tenth of a millisecond; larger photos are hashed in a thread
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request whose fields are read; everything but ``data`` is part of the cache's key."""
+
+    data: bytes
+    held: Held
+    options: Options
+    map_edge_px: int
+    soft_masks: bool
+
+    def key(self) -> tuple[Any, ...]:
+        """What the result depends on."""
+        photo = hashlib.sha256(self.data).digest()
+        return photo, self.held.identity, self.options, self.map_edge_px, self.soft_masks
 
 
 class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
-    """Serves one network, or none: then every photo is one region. Not ready until ``use`` was called."""
+    """Serves the networks of a registry; not ready before they are loaded.
 
-    def __init__(self, limits: ImageLimits, slots: Slots, metrics: Metrics) -> None:
+    Finished replies are kept rather than what the network said: they are a hundred times smaller, and a caller asks
+    for the same photo at the same size again.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: ImageLimits,
+        slots: Slots,
+        cache: ResultCache[segmentation_pb2.SegmentResponse],
+        metrics: Metrics,
+    ) -> None:
+        self._registry = registry
         self._limits = limits
         self._slots = slots
+        self._cache = cache
         self._metrics = metrics
-        self._network: Network | None = None
-        self._ready = False
-
-    def use(self, network: Network | None) -> report_pb2.ModelRef:
-        """Serve this network from now on, None = the built-in; returns how replies will call it."""
-        self._network = network
-        self._ready = True
-        return _reference(network)
 
     async def Segment(
         self,
@@ -57,70 +74,58 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
     ) -> segmentation_pb2.SegmentResponse:
         """Give the label map of one photo."""
         self._check_ready()
-        network = self._chosen(request.model)
+        held = self._registry.chosen(request.model)
+        data = image_bytes(request.image, "image", self._limits.max_bytes)
         options = options_of(request.options, "options")
-        return await self._slots.run(lambda cancel: self._segment(request, network, options, cancel))
+        job = _Job(data, held, options, request.map_edge_px, request.soft_masks)
+        if not self._cache.is_on:
+            return await self._computed(job)
+        key = job.key() if len(data) <= _HASHED_AT_ONCE_BYTES else await asyncio.to_thread(job.key)
+        reply, origin = await self._cache.get(key, lambda: self._computed(job))
+        return _as_cached(reply) if origin == "hit" else reply
 
     async def ListModels(
         self,
         request: segmentation_pb2.ListModelsRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> segmentation_pb2.ListModelsResponse:
-        """List the network and the built-in."""
+        """List the networks and the single region."""
         self._check_ready()
-        built_in = segmentation_pb2.SegmentationModel(
-            model=BUILT_IN, labels=["all"], licence="Apache-2.0", is_default=self._network is None
-        )
-        models = [built_in] if self._network is None else [_described(self._network), built_in]
-        return segmentation_pb2.ListModelsResponse(models=models)
+        held = self._registry.held
+        return segmentation_pb2.ListModelsResponse(models=[_described(each, each is held[0]) for each in held])
 
     def _check_ready(self) -> None:
-        if not self._ready:
+        if not self._registry.is_ready:
             raise Unavailable("the segmentation service is still starting", retry_after_seconds=1.0)
 
-    def _chosen(self, wanted: str) -> Network | None:
-        network = self._network
-        if wanted in _BUILT_IN_NAMES:
-            return None
-        names = ["single-region"]
-        if network is not None:
-            names = [network.model.name, f"{network.model.name}/{network.model.version}", *names]
-        if wanted and wanted not in names:
-            raise NotFound(f"model: {wanted[:80]!r} is unknown; this process holds {', '.join(names)}")
-        return network
+    async def _computed(self, job: _Job) -> segmentation_pb2.SegmentResponse:
+        network, batcher = job.held.network, job.held.batcher
+        async with self._slots.place() as place:
 
-    def _segment(
-        self, request: segmentation_pb2.SegmentRequest, network: Network | None, options: Options, cancel: Cancel
-    ) -> segmentation_pb2.SegmentResponse:
-        data = image_bytes(request.image, "image", self._limits.max_bytes)
-        photo = open_photo(data, "image.data", self._limits)
-        width, height = map_size(photo.info.width_px, photo.info.height_px, request.map_edge_px)
-        cancel.check()
-        if network is None:
-            with self._stage("decode"):
-                photo.proxy(64, None)  # a damaged photo is refused with every model alike
-            with self._stage("segment"):
-                regions = segment_as_one(width, height)
-        else:
-            with self._stage("decode"):
-                pixels = photo.proxy(photo_edge_px(network.input_edge_px, width, height, options), None)
-            cancel.check()
-            with self._stage("segment"):
-                regions = segment(pixels, network, width, height, options)
-        cancel.check()
-        label_map = label_map_to_message(regions.label_map)
-        masks = []
-        if request.soft_masks:
-            for label, mask in zip(label_map.labels, regions.masks(), strict=True):
+            def before(cancel: Cancel) -> Decoded:
+                with self._stage("decode"):
+                    return decode(job.data, job.map_edge_px, network, job.options, self._limits, cancel)
+
+            if batcher is None:
+                decoded, results = await place.run(before), []
+            else:
+                with batcher.coming():
+                    decoded = await place.run(before)
+                results = await batcher(decoded.inputs)
+
+            def after(cancel: Cancel) -> segmentation_pb2.SegmentResponse:
+                with self._stage("segment"):
+                    regions = find_regions(decoded, network, job.options, results)
                 cancel.check()
-                masks.append(labels_pb2.SoftMask(label=label, png=encode_mask(mask)))
-        return segmentation_pb2.SegmentResponse(
-            label_map=label_map,
-            soft_masks=masks,
-            model=_reference(network),
-            inference_seconds=regions.inference_seconds,
-            verdicts=[verdict_message(verdict) for verdict in regions.verdicts],
-        )
+                with self._stage("encode"):
+                    return answer(regions, job.held.reference, results, job.soft_masks, cancel)
+
+            self._observe(results)
+            return await place.run(after)
+
+    def _observe(self, results: Sequence[Inferred]) -> None:
+        for result in results:
+            self._metrics.stage_duration_seconds.labels("network").observe(result.seconds)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -129,32 +134,24 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
         self._metrics.stage_duration_seconds.labels(name).observe(time.perf_counter() - started)
 
 
-def verdict_message(verdict: LabelVerdict) -> labels_pb2.LabelVerdict:
-    """Put a verdict into a message."""
-    return labels_pb2.LabelVerdict(
-        label=verdict.label,
-        verdict=labels_pb2.Verdict.Value(f"VERDICT_{verdict.verdict.upper()}"),
-        area_share=verdict.area_share,
-        confidence=verdict.confidence,
-        merged_into=verdict.merged_into,
-        reason=verdict.reason,
-    )
+def _as_cached(kept: segmentation_pb2.SegmentResponse) -> segmentation_pb2.SegmentResponse:
+    reply = segmentation_pb2.SegmentResponse()
+    reply.CopyFrom(kept)
+    reply.cached, reply.inference_seconds = True, 0.0
+    return reply
 
 
-def _reference(network: Network | None) -> report_pb2.ModelRef:
+def _described(held: Held, is_default: bool) -> segmentation_pb2.SegmentationModel:
+    network = held.network
     if network is None:
-        return BUILT_IN
-    model = network.model
-    description = str(model.manifest.get("source") or f"Segmentation network {model.name}.")
-    return report_pb2.ModelRef(name=model.name, version=model.version, device=network.device, description=description)
-
-
-def _described(network: Network) -> segmentation_pb2.SegmentationModel:
+        return segmentation_pb2.SegmentationModel(
+            model=held.reference, labels=["all"], licence="Apache-2.0", is_default=is_default
+        )
     return segmentation_pb2.SegmentationModel(
-        model=_reference(network),
+        model=held.reference,
         labels=common_labels_of(network.labels),
         licence=network.model.licence,
         input_edge_px=network.input_edge_px,
         execution_provider=network.provider,
-        is_default=True,
+        is_default=is_default,
     )

@@ -1,19 +1,19 @@
-"""Threads for work that must not block the event loop, with a bounded queue before them."""
+"""Places for requests, with a bounded queue before them, and threads for their work that must not block the loop."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from services.common.errors import Cancelled, ResourceExhausted
 from services.common.metrics import Metrics
 
-__all__ = ["Cancel", "Slots"]
+__all__ = ["Cancel", "Place", "Slots"]
 
 _T = TypeVar("_T")
 
@@ -34,38 +34,65 @@ class Cancel:
             raise Cancelled("the caller does not wait any more")
 
 
-class Slots:
-    """``slots`` threads and at most ``queue_limit`` calls that wait for one; feeds queue and in-flight metrics."""
+class Place:
+    """One request's place; its work runs in the threads that all places share."""
 
-    def __init__(self, slots: int, queue_limit: int, metrics: Metrics) -> None:
-        self._executor = ThreadPoolExecutor(slots, thread_name_prefix="segment")
-        self._free = asyncio.Semaphore(slots)
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+        self._cancel = Cancel()
+        self._running: Future[Any] | None = None
+
+    async def run(self, work: Callable[[Cancel], _T]) -> _T:
+        """Run ``work`` in a thread. If the caller is cancelled, work that runs is told to stop, other never starts."""
+        future: Future[_T] = self._threads.submit(work, self._cancel)
+        self._running = future
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._cancel.set()
+            raise
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call back, from any thread, as soon as no work of this place runs."""
+        if self._running is None:
+            callback()
+        else:
+            self._running.add_done_callback(lambda _: callback())
+
+
+class Slots:
+    """At most ``places`` requests at work in ``threads`` threads, and ``queue_limit`` more that wait for a place.
+
+    Feeds the queue and in-flight metrics.
+    """
+
+    def __init__(self, places: int, threads: int, queue_limit: int, metrics: Metrics) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="segment")
+        self._free = asyncio.Semaphore(places)
         self._queue_limit = queue_limit
         self._waiting = 0
         self._metrics = metrics
 
-    async def run(self, work: Callable[[Cancel], _T]) -> _T:
-        """Run ``work`` in a thread. Raises ResourceExhausted at once if too many wait already.
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Place]:
+        """Wait for a place and hold it. Raises ResourceExhausted at once if too many wait already.
 
-        If the caller is cancelled while waiting, the work never starts; while running, it is told to stop, and its
-        slot is free once it did.
+        If the caller is cancelled while work of its place runs, the place is free once that work did end.
         """
         if self._free.locked() and self._waiting >= self._queue_limit:
             raise ResourceExhausted(f"{self._waiting} photos wait to be segmented already", retry_after_seconds=2.0)
         await self._acquire()
-        cancel = Cancel()
-        future: Future[_T] = self._executor.submit(work, cancel)
+        loop = asyncio.get_running_loop()
         self._metrics.inflight.inc()
-        future.add_done_callback(functools.partial(self._done, asyncio.get_running_loop()))
+        place = Place(self._threads)
         try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            cancel.set()
-            raise
+            yield place
+        finally:
+            place.when_idle(lambda: self._release(loop))
 
     def close(self) -> None:
         """Wait for running work, drop what has not started."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def _acquire(self) -> None:
         started = time.perf_counter()
@@ -78,7 +105,7 @@ class Slots:
             self._metrics.queue_depth.dec()
         self._metrics.queue_wait_seconds.observe(time.perf_counter() - started)
 
-    def _done(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
         self._metrics.inflight.dec()
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._free.release)

@@ -20,14 +20,26 @@ CLASSES = ["others", "building", "tree", "sky", "skyscraper"]
 _WEIGHTS = np.array([[0, 0, 0], [9, -9, -9], [-9, 9, -9], [-9, -9, 9], [9, -9, -9]], np.float32)
 
 
-def _network(spatial: tuple[Any, Any], classes: int) -> bytes:
-    """Logits at a quarter of the input size, on the centres of every fourth pixel."""
+def network_bytes(
+    spatial: tuple[Any, Any] = ("h", "w"),
+    classes: int = len(CLASSES),
+    batch: Any = "n",
+    stride: int = 4,
+    then: str = "Identity",
+) -> bytes:
+    """Logits at a quarter of the input size, on the centres of every fourth pixel.
+
+    ``then`` is done to the logits: "Log" makes NaN of negative ones.
+    """
     weights = numpy_helper.from_array(_WEIGHTS[:classes, :, None, None], "weights")
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weights"], ["logits"], strides=[4, 4])],
+        [
+            helper.make_node("Conv", ["image", "weights"], ["scores"], strides=[stride, stride]),
+            helper.make_node(then, ["scores"], ["logits"]),
+        ],
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, *spatial])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes, "h", "w"])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *spatial])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes, "h", "w"])],
         [weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
@@ -39,19 +51,20 @@ def _network(spatial: tuple[Any, Any], classes: int) -> bytes:
 def put_network(
     models_dir: Path,
     *,
-    spatial: tuple[Any, Any] = ("h", "w"),
-    classes: int = len(CLASSES),
+    name: str = "tiny",
+    version: str = "1",
     data: bytes | None = None,
+    network: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write the model "tiny/1"; ``changes`` replace fields of its manifest, dicts field by field."""
-    folder = models_dir / "tiny" / "1"
-    folder.mkdir(parents=True)
-    data = _network(spatial, classes) if data is None else data
+    """Write a model; ``network`` changes its ONNX file, ``changes`` fields of its manifest, dicts field by field."""
+    folder = models_dir / name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    data = network_bytes(**network or {}) if data is None else data
     (folder / "model.onnx").write_bytes(data)
     manifest: dict[str, Any] = {
-        "name": "tiny",
-        "version": "1",
+        "name": name,
+        "version": version,
         "task": "segmentation",
         "licence": "Apache-2.0",
         "source": "made by a test",

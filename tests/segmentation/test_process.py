@@ -14,6 +14,8 @@ import onnxruntime
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.segmentation.conftest import put_network
+
 ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -54,6 +56,33 @@ async def test_serves_until_told_to_stop(tiny_models_dir: Path, tmp_path: Path) 
     status, log = await end(process)
     assert status == 0
     assert '"tiny/1"' in log
+
+
+async def test_sighup_exchanges_models_or_keeps_the_old_ones(tiny_models_dir: Path) -> None:
+    process = await launch(models_dir=tiny_models_dir)
+    assert process.stdout is not None
+    lines: list[str] = []
+
+    async def logged(text: str) -> None:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while not lines or text not in lines[-1]:
+                lines.append((await process.stdout.readline()).decode())
+                assert lines[-1], "".join(lines)
+
+    try:
+        await logged('"ready"')
+        put_network(tiny_models_dir, version="2", data=b"no network")
+        process.send_signal(signal.SIGHUP)
+        await logged("the old ones stay")
+        assert "model.onnx: ONNX Runtime cannot load it" in lines[-1]
+        put_network(tiny_models_dir, version="2")
+        process.send_signal(signal.SIGHUP)
+        await logged('"tiny/2"')
+    finally:
+        process.send_signal(signal.SIGTERM)
+    status, _ = await end(process)
+    assert status == 0
 
 
 @pytest.mark.parametrize(
