@@ -41,7 +41,7 @@ ONE_REGION = Held(
         version="1",
         device="cpu",
         built_in=True,
-        description="Takes the whole photo as one region; used because no segmentation network was given.",
+        description="Takes the whole photo as one region.",
     ),
     identity="single-region/1",
 )
@@ -98,7 +98,7 @@ class Registry:
         if not wanted:
             return self._held[0]
         if wanted == _BUILT_IN:
-            return ONE_REGION
+            return next((held for held in self._held if held.reference.built_in), ONE_REGION)
         for held in self._held:
             if wanted in held.names:
                 return held
@@ -116,6 +116,8 @@ class Registry:
 
     def _loaded(self, wanted: str) -> Held:
         settings = self._settings
+        if wanted in ONE_REGION.names:
+            return ONE_REGION
         models_dir = settings.models_dir or user_models_dir()
         model = find_model(models_dir, "segmentation", wanted, embedded_models_dir("segmentation"))
         if model is None:
@@ -143,7 +145,13 @@ class Registry:
 def _reference(network: Network) -> report_pb2.ModelRef:
     model: Model = network.model
     description = str(model.manifest.get("source") or f"Segmentation network {model.name}.")
-    return report_pb2.ModelRef(name=model.name, version=model.version, device=network.device, description=description)
+    return report_pb2.ModelRef(
+        name=model.name,
+        version=model.version,
+        device=network.device,
+        built_in=model.built_in,
+        description=description,
+    )
 
 
 def _labels(held: Held) -> tuple[str, str, str]:

@@ -173,8 +173,8 @@ def _ratios(rows: Mapping[str, Sequence[Row]]) -> list[str]:
         for what, value in _VALUES.items():
             ratios = [value(ours) / value(theirs) for ours, theirs in zip(rows[name], rows[other], strict=True)]
             lines.append(
-                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} | "
-                f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
+                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |"
+                f" {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
             )
     return lines
 
