@@ -3,8 +3,8 @@
     python -m tests.benchmarks.embedded [--pairs 01 09 ...] [--quality standard]
 
 Each pair is solved with VGG-19 and with ``vgg19-student`` on the given masks, and with ``vgg19-student`` on one region
-and on the masks of ``scene-student`` (and of the teacher in the models' folder); one after the other, so that a busy
-machine slows all alike. Every result is rendered at full size and scored by VGG-19 with the given masks. Writes
+and on the masks of the network in the models' folder (``--variants scene``: of the package's own, when it has one); one
+after the other, so that a busy machine slows all alike. Every result is rendered at full size and scored by VGG-19 with the given masks. Writes
 ``docs/benchmarks/embedded.md`` and ``.json``; sheets (content, style, every variant) go to
 ``build/benchmarks/embedded/``.
 """
@@ -42,7 +42,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "vgg": "VGG-19, given masks",
     "student": "student, given masks",
     "one": "student, one region",
-    "scene": "student, masks of scene-student: the defaults",
+    "scene": "student, masks of the package's own network",
     "teacher": "student, masks of the models' folder",
 }
 
@@ -52,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+")
     parser.add_argument("--quality", choices=CHOICES["quality"], default="standard")
-    parser.add_argument("--variants", nargs="+", choices=_TITLES, default=list(_TITLES))
+    parser.add_argument("--variants", nargs="+", choices=_TITLES, default=["vgg", "student", "one", "teacher"])
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     params = TransferParams.chosen(quality=options.quality)
     vgg, student = feature_network(), _embedded_features()
-    scene, teacher = _network("builtin"), _network("auto")
+    scene = _network("builtin") if "scene" in options.variants else None
+    teacher = _network("auto") if "teacher" in options.variants else None
     variants: dict[str, tuple[FeatureNetwork, _Masks]] = {
         "vgg": (vgg, lambda pair: pair),
         "student": (student, lambda pair: pair),
@@ -104,8 +105,9 @@ def _without_masks(pair: Pair) -> Pair:
     return _with_maps(pair, [single_region(*size) for size in sizes])
 
 
-def _with_masks(pair: Pair, network: Network) -> Pair:
+def _with_masks(pair: Pair, network: Network | None) -> Pair:
     """As the gateway does: one region for both if either photo is one."""
+    assert network is not None, "its variant was asked for"
     maps = [_map(photo, picture.shape, network) for photo, picture in ((pair.content, pair.I), (pair.style, pair.S))]
     return (
         _without_masks(pair) if any(list(found.names.values()) == ["all"] for found in maps) else _with_maps(pair, maps)
@@ -173,8 +175,8 @@ def _ratios(rows: Mapping[str, Sequence[Row]]) -> list[str]:
         for what, value in _VALUES.items():
             ratios = [value(ours) / value(theirs) for ours, theirs in zip(rows[name], rows[other], strict=True)]
             lines.append(
-                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |"
-                f" {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
+                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} | {min(ratios):.2f} "
+                f"| {max(ratios):.2f} | {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
             )
     return lines
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from services.common.config import StylizerSettings
 from services.common.images import ImageLimits, Photo, open_photo
 from services.common.label_maps import decode_label_map
-from services.common.models import find_model
+from services.common.models import embedded_models_dir, find_model
 from services.stylizer.core.transfer import Regions
 from services.stylizer.features import FeatureNetwork, load_features
 from tests.benchmarks.machine import models_dir, pairs_dir
@@ -71,8 +71,10 @@ def pair_names(wanted: Sequence[str] | None) -> list[str]:
 
 
 def feature_network() -> FeatureNetwork:
-    """The feature network of the models' folder, on the CPU."""
-    return load_features(find_model(models_dir(), "features", "auto"), torch.device("cpu"))
+    """The feature network of the models' folder, or the package's own if there is none, on the CPU."""
+    model = find_model(models_dir(), "features", "auto", embedded_models_dir("features"))
+    assert model is not None, "the package carries one"
+    return load_features(model, torch.device("cpu"))
 
 
 def tensor(pixels: NDArray[np.float32]) -> Tensor:

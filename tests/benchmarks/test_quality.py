@@ -80,7 +80,7 @@ def test_one_command_writes_every_table_and_goes_on_where_it_ended(made_up_pair:
         f"quality-{part}.{kind}" for part in ("draft", "paper", "sweep", "time") for kind in ("json", "md")
     ]
     field = json.loads((out / "quality-draft.json").read_text())
-    assert field["features"] == "random-vgg19/1"
+    assert field["features"] == "vgg19-student/1"
     assert field["counts"]["rows"] == 1
     assert field["rows"][0]["ours"]["preview_seconds"] > 0
     sweep = json.loads((out / "quality-sweep.json").read_text())["rows"]

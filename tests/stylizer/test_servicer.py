@@ -261,7 +261,7 @@ async def test_metrics_move(stub: Stub, stylizer: Stylizer) -> None:
     assert after[solve] - before[solve] == 1
     assert after["dpst_inflight"] == 0
     assert after["dpst_queue_depth"] == 0
-    assert any(name.startswith("dpst_model_info") and "random-vgg19" in name for name in after)
+    assert any(name.startswith("dpst_model_info") and "vgg19-student" in name for name in after)
 
 
 async def test_health_answers_while_a_solve_runs(stub: Stub, stylizer: Stylizer) -> None:
