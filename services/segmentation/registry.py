@@ -41,7 +41,7 @@ ONE_REGION = Held(
         version="1",
         device="cpu",
         built_in=True,
-        description="Takes the whole photo as one region.",
+        description="No segmentation network: the whole photo is one region.",
     ),
     identity="single-region/1",
 )

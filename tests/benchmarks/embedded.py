@@ -4,9 +4,9 @@
 
 Each pair is solved with VGG-19 and with ``vgg19-student`` on the given masks, and with ``vgg19-student`` on one region
 and on the masks of the network in the models' folder (``--variants scene``: of the package's own, when it has one); one
-after the other, so that a busy machine slows all alike. Every result is rendered at full size and scored by VGG-19 with the given masks. Writes
-``docs/benchmarks/embedded.md`` and ``.json``; sheets (content, style, every variant) go to
-``build/benchmarks/embedded/``.
+after the other, so that a busy machine slows all alike. Every result is rendered at full size and scored by VGG-19
+with the given masks. Writes ``docs/benchmarks/embedded.md`` and ``.json``; sheets (content, style, every variant) go
+to ``build/benchmarks/embedded/``.
 """
 
 from __future__ import annotations

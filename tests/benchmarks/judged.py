@@ -21,7 +21,7 @@ from services.stylizer.core.transfer import Transfer
 from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.pairs import LIMITS, Pair, tensor
 
-__all__ = ["SCORED_EDGE_PX", "Judge", "Row", "Solved", "solved"]
+__all__ = ["SCORED_EDGE_PX", "Judge", "Row", "Solved", "solved", "transfer_of"]
 
 SCORED_EDGE_PX = 700
 """Long edge at which every picture is scored: the published pictures' own."""
@@ -68,7 +68,7 @@ class Judge:
     """
 
     def __init__(self, pair: Pair, network: FeatureNetwork) -> None:
-        self.pair, self._transfer = pair, _transfer(pair, network, TransferParams())
+        self.pair, self._transfer = pair, transfer_of(pair, network, TransferParams())
         self._matches: Sequence[LabelMatch] = self._transfer.match()
         self._goal: StyleGoal = self._transfer.goal(self._matches)
         self.published = self._transfer.score(pair.P, self._matches, self._goal)
@@ -97,7 +97,7 @@ def solved(
             first.append(time.perf_counter())
 
     began = time.perf_counter()
-    result = _transfer(pair, network, params).run(lambda _: None, on_progress, lambda: False)
+    result = transfer_of(pair, network, params).run(lambda _: None, on_progress, lambda: False)
     outcome = result.outcome
     pixels = render(outcome.coefficients, content.pixels(), params.strength, params.preserve, 8, lambda: False)
     figures = Solved(
@@ -112,5 +112,6 @@ def solved(
     return Row(name, figures, judge.published), pixels
 
 
-def _transfer(pair: Pair, network: FeatureNetwork, params: TransferParams) -> Transfer:
+def transfer_of(pair: Pair, network: FeatureNetwork, params: TransferParams) -> Transfer:
+    """The transfer of a pair as it was loaded."""
     return Transfer(network.trunk, params, pair.I, pair.S, pair.content_regions, pair.style_regions, RELATED)

@@ -134,7 +134,7 @@ async def test_without_a_network_the_photo_is_one_region(launch: Any) -> None:
     reply = await stub.Segment(request(photo(), soft_masks=True))
     assert [(label.index, label.name, label.area_share) for label in reply.label_map.labels] == [(0, "all", 1.0)]
     assert (reply.model.name, reply.model.built_in) == ("single-region", True)
-    assert "no segmentation network" in reply.model.description
+    assert "one region" in reply.model.description
     assert len(reply.soft_masks) == 1
     (model,) = (await stub.ListModels(segmentation_pb2.ListModelsRequest())).models
     assert model.is_default

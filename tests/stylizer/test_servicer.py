@@ -71,7 +71,7 @@ async def test_stream_is_complete_and_in_order(stub: Stub) -> None:
     assert [bool(i.preview_jpeg) for i in iterations] == [n in (1, 2, 4, 6) for n in range(1, len(iterations) + 1)]
     report = events[-1].done.report
     assert report.features_model.built_in
-    assert "random weights" in report.notes[0]
+    assert "the package's own" in report.notes[0]
     assert report.evaluations == len(iterations) <= 6
     assert report.quality.style_relative < 1
     assert report.params.content_weight == 5

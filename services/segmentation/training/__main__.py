@@ -77,7 +77,7 @@ def _write(network: SceneNetwork, folder: Path) -> None:
         version="1",
         licence="Apache-2.0",
         source="Slim dilated network for the common labels, by python -m services.segmentation.training; "
-        "docs/embedded-models.md",
+        "docs/training.md",
         scale="x/255",
         size=f"any; best with the long side at {EDGE_PX}, sides of the form {STEP_PX}k+0",
         stride=OUTPUT_STRIDE,

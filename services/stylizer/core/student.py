@@ -3,8 +3,8 @@
 Features leave through 1x1 maps ("taps") into the principal components of VGG-19's own features, scaled so that style
 distances come out in VGG-19's units. After Wang et al. 2020 (Collaborative Distillation) and Chiu & Gurari 2022
 (PCA-based distillation), with two departures: the maps are kept, because a Gram matrix behind them *is* that of VGG-19
-projected onto its strongest directions; and conv5_1 is left out, which has about 0.1 % of the style distance of
-photographs (docs/embedded-models.md). Trained by ``python -m services.stylizer.training``.
+projected onto its strongest directions; and conv5_1 is left out, which has next to nothing of the style distance of
+photographs (docs/training.md). Trained by ``python -m services.stylizer.training``.
 """
 
 from __future__ import annotations

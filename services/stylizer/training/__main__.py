@@ -103,7 +103,7 @@ def _write(trunk: Student, targets: Targets, out: Path) -> None:
         "architecture": "student",
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
         "licence": "Apache-2.0; distilled from VGG-19 of Simonyan & Zisserman (CC BY 4.0)",
-        "source": "Slim trunk distilled from VGG-19 by python -m services.stylizer.training; docs/embedded-models.md",
+        "source": "Slim trunk distilled from VGG-19 by python -m services.stylizer.training; docs/training.md",
         "input": {"channels": "RGB", "range": "0..1", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

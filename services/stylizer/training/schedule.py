@@ -29,7 +29,7 @@ _AVERAGING: Final = 0.99
 _WARM_STEPS: Final = 100
 _REPORT_SECONDS: Final = 240.0
 _IMPORTANCE: Final = {"conv1_1": 0.3, "conv2_1": 0.7, "conv3_1": 0.7, "conv4_1": 3.0, "conv4_2": 0.5}
-"""conv4_1 has 94 to 98 % of the style distance of photographs (tests.benchmarks.students)."""
+"""conv4_1 has nearly all of the style distance of photographs (tests.benchmarks.layers)."""
 
 _GRAM_WEIGHT: Final = 4.0
 _POOL: Final = 48
