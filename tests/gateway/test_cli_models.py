@@ -64,10 +64,11 @@ def mirror() -> Iterator[Mirror]:
 
 @pytest.fixture
 def models_folder(tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of models and a catalogue of one model on the mirror."""
+    """An empty folder of models, none in the package, and a catalogue of one model on the mirror."""
     text = entry(mirror.url, DATA)
     (tmp_path / "catalogue.toml").write_text(text)
     monkeypatch.setattr(CLI, "catalogue", lambda: parsed(text, "test"))
+    monkeypatch.setattr(CLI, "embedded_models_dir", lambda task: tmp_path / "package" / task)
     monkeypatch.setenv("DPST_MODELS_DIR", str(tmp_path / "models"))
     monkeypatch.delenv("DPST_MODELS_URL", raising=False)
     return tmp_path / "models"
@@ -129,6 +130,7 @@ def test_a_proxy_of_the_environment_is_used(
     """The mirror plays the proxy: it is asked for the whole address of a host that does not exist."""
     text = entry("http://models.invalid", DATA)
     monkeypatch.setattr(CLI, "catalogue", lambda: parsed(text, "test"))
+    monkeypatch.setattr(CLI, "embedded_models_dir", lambda task: tmp_path / "package" / task)
     monkeypatch.setenv("http_proxy", mirror.url)
     monkeypatch.delenv("no_proxy", raising=False)
     mirror.files["http://models.invalid/there/net.bin"] = DATA
@@ -184,6 +186,7 @@ def test_weights_are_converted_by_the_stylizers_module(
     extra = 'convert = "vgg19"\nconvention = "caffe"'
     text = entry(mirror.url, data, extra, "vgg", "vgg.pth")
     monkeypatch.setattr(CLI, "catalogue", lambda: parsed(text, "test"))
+    monkeypatch.setattr(CLI, "embedded_models_dir", lambda task: tmp_path / "package" / task)
     result = dpst("pull", "vgg")
     assert result.exit_code == 0, result.output
     model = find_model(models_folder, "features", "auto")
