@@ -130,7 +130,6 @@ def test_a_proxy_of_the_environment_is_used(
     """The mirror plays the proxy: it is asked for the whole address of a host that does not exist."""
     text = entry("http://models.invalid", DATA)
     monkeypatch.setattr(CLI, "catalogue", lambda: parsed(text, "test"))
-    monkeypatch.setattr(CLI, "embedded_models_dir", lambda task: tmp_path / "package" / task)
     monkeypatch.setenv("http_proxy", mirror.url)
     monkeypatch.delenv("no_proxy", raising=False)
     mirror.files["http://models.invalid/there/net.bin"] = DATA

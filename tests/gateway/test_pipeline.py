@@ -144,7 +144,17 @@ async def test_one_region_beside_labels_of_the_caller_changes_nothing(world: Wor
 
 async def test_bad_options_are_called_by_the_callers_name(world: World) -> None:
     refusal = errors.InvalidArgument("options.scales[1]", 9.0, "0.5..2.0")
-    world.segmentation.replies = [refusal, forever]
+    together = asyncio.Barrier(2)  # a refusal cancels the other call, which must have come by then
+
+    async def refuse():
+        await together.wait()
+        raise refusal
+
+    async def wait():
+        await together.wait()
+        await forever()
+
+    world.segmentation.replies = [refuse, wait]
     error = await refused(world, transfer())
     assert error.details() == "segmentation_options.scales[1]: got 9.0, 0.5..2.0"
 

@@ -95,8 +95,8 @@ def _windows(x: Tensor, at: Tensor) -> Tensor:
 
 def _chosen(F: Tensor, count: int) -> list[int]:
     """Columns of (N, C) that explain the others best."""
-    moment = (F.T @ F).double().numpy() / len(F)
-    root = scipy.linalg.cholesky(moment + 1e-9 * moment.trace() * np.eye(len(moment)))
+    values, vectors = np.linalg.eigh((F.T @ F).double().numpy() / len(F))
+    root = np.sqrt(values.clip(0))[:, None] * vectors.T  # its columns have the products of those of F
     _, order = scipy.linalg.qr(root, mode="r", pivoting=True)
     return sorted(order[:count].tolist())
 
