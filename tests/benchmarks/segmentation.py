@@ -29,13 +29,15 @@ _ROOT = Path(__file__).parents[2]
 _MODES = {"batches": {}, "no batches": {"segmentation_max_batch_size": "1"}}
 _NO_CACHE = {"segmentation_cache_bytes": "0"}
 
+_PHOTOS = pairs_dir().parent / "photos/bsds"
+
 
 def main() -> None:
     """Run and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="network of the models folder; without it the service's default")
     parser.add_argument("--models-dir", type=Path, help="without it DPST_MODELS_DIR, or what is built in")
-    parser.add_argument("--photo-dir", type=Path, default=pairs_dir().parent / "photos/bsds", help="JPEG files")
+    parser.add_argument("--photo-dir", type=Path, default=_PHOTOS, help="JPEG files")
     parser.add_argument("--repetitions", type=int, default=5, help="of each mode")
     parser.add_argument("--photos", type=int, default=96, help="in one repetition")
     parser.add_argument("--latencies", type=int, default=20, help="requests with the 12 MP photo")
@@ -120,6 +122,8 @@ def _page(
 ) -> str:
     small = pyvips.Image.new_from_buffer(photos[0], "")
     arguments = f" --model {options.model}" if options.model else ""
+    arguments += f" --models-dir {options.models_dir}" if options.models_dir else ""
+    arguments += f" --photo-dir {options.photo_dir}" if options.photo_dir != _PHOTOS else ""
     command = (
         f"python -m tests.benchmarks.segmentation{arguments} --repetitions {options.repetitions} "
         f"--photos {options.photos} --latencies {options.latencies} --callers {options.callers}"
