@@ -1,4 +1,4 @@
-"""The demo: a midday photo gets the light of an evening, by the installed command, with nothing downloaded.
+"""The demo: a midday photo gets the light of nightfall, by the installed command, with nothing downloaded.
 
     python -m tests.demo build/demo
 
@@ -40,7 +40,7 @@ class _Sample:
 
 
 _CONTENT = _Sample("sklearn", "datasets/images/china.jpg", "danielbuechele on Flickr, CC BY 2.0, from scikit-learn")
-_STYLE = _Sample("skimage", "data/coffee.png", "Rachel Michetti, CC0, from scikit-image")
+_STYLE = _Sample("skimage", "data/rocket.jpg", "SpaceX, public domain, from scikit-image")
 
 
 def main() -> int:
