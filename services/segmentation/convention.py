@@ -66,9 +66,11 @@ class Convention:
         height, width = photo.shape[:2]
         new_width, new_height = self.input_size(width, height, scale)
         image = resampled(photo.transpose(2, 0, 1), half_pixel(height, new_height), half_pixel(width, new_width))
-        if self._reversed:
-            image = image[::-1]
-        return np.ascontiguousarray(self._scale(image))
+        return self.in_units(image)
+
+    def in_units(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring (3, h, w) sRGB, 0..1, into the input's order of channels and range of values."""
+        return np.ascontiguousarray(self._scale(image[::-1] if self._reversed else image))
 
     def misfit(self, photo: NDArray[np.float32], logits: NDArray[np.float32]) -> str | None:
         """Say what is wrong with what the network made of a prepared photo; None if nothing is."""

@@ -1,131 +1,121 @@
 """The network ``scene-student``: a slim trunk, a context module with exponentially growing dilation, a light decoder.
 
-The trunk's convolutions are those of ``vgg19-student`` up to conv4_1, which training starts from: its features come
-from ImageNet by way of VGG-19. The pooling before block 4 is the last one, so that conv4_1 works at an eighth of the
-size. The context module is that of Yu & Koltun 2016 (dilations 1, 2, 4, 8, 16), with residual connections and a global
-mean beside it (Chen et al. 2017) for the kind of scene. The decoder joins it with conv3_3 at a quarter of the size
-(Chen et al. 2018).
+Three convolutions with a stride bring a photo to an eighth of its size, where residual blocks with dilations of 1 to 16
+look at more and more of it (the context module of Yu & Koltun 2016), with a global mean beside them for the kind of
+scene (Chen et al. 2017). The decoder joins them with what was seen at a quarter of the size (Chen et al. 2018).
+
+All samples lie on pixels: sides are 8k+1, and each stride keeps the first and the last, as in TensorFlow's DeepLab, so
+that a student's features and its teacher's are of the same places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["OUTPUT_STRIDE", "STEP_PX", "Deployed", "SceneNetwork"]
+__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "Deployed", "SceneNetwork"]
+
+INPUT_EDGE_PX: Final = 513
+"""Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
 
 OUTPUT_STRIDE: Final = 4
 STEP_PX: Final = 8
-"""Sides of photos are multiples of this: the context module works at an eighth of the size."""
+"""Sides of photos are multiples of this and 1."""
 
-_CONVS: Final = (
-    ("conv1_1", 16),
-    ("conv1_2", 32),
-    ("conv2_1", 48),
-    ("conv2_2", 64),
-    ("conv3_1", 112),
-    ("conv3_2", 112),
-    ("conv3_3", 112),
-    ("conv4_1", 256),
-)
-_CONTEXT_CHANNELS: Final = 128
-_DILATIONS: Final = (1, 2, 4, 8, 16)
-_SKIP_CHANNELS: Final = 32
-_DECODER_CHANNELS: Final = 64
+_DETAIL_CHANNELS: Final = 64
+_CHANNELS: Final = 160
+_DECODER_CHANNELS: Final = 128
+_DILATIONS: Final = {"early": (1, 1), "parts": (2, 2), "middle": (2, 4), "late": (4, 8), "deep": (16,)}
+
+STAGES: Final = {
+    "detail": _DETAIL_CHANNELS,
+    **dict.fromkeys(_DILATIONS, _CHANNELS),
+    "context": _CHANNELS,
+    "decoded": _DECODER_CHANNELS,
+}
+"""Channels of the features that a teacher's hints are compared with; the first and the last at a quarter of the size,
+the others at an eighth."""
 
 
-class _Dilated(nn.Module):
-    """A residual 3x3 convolution with a dilation, normalised."""
+def _conv(channels: int, width: int, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (size // 2)
+    conv = nn.Conv2d(channels, width, size, stride, padding, dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width))
+
+
+class _Block(nn.Module):
+    """A residual block: a 3x3 convolution with a dilation, and a mixture of its channels."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
+        self.look = _conv(channels, channels, dilation=dilation)
+        self.mix = _conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
-        return functional.relu(x + self.norm(self.conv(x)))
+        return functional.relu(x + self.mix(functional.relu(self.look(x))))
 
 
 class SceneNetwork(nn.Module):
-    """Photos to scores of labels at a quarter of their size.
+    """Photos to scores of classes at a quarter of their size.
 
     Args:
-        classes: labels of the result.
-        fine_classes: classes of a second result that only training looks at; 0 = none.
+        classes: of the result.
     """
 
-    def __init__(self, classes: int, fine_classes: int = 0) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleDict()
-        channels, skip_channels = 3, 0
-        for name, width in _CONVS:
-            self.convs[name] = nn.Conv2d(channels, width, 3, padding=1)
-            channels = width
-            skip_channels = width if name == "conv3_3" else skip_channels
-        self.enter = nn.Sequential(
-            nn.Conv2d(channels, _CONTEXT_CHANNELS, 1, bias=False), nn.BatchNorm2d(_CONTEXT_CHANNELS), nn.ReLU()
+        self.to_half = nn.Sequential(_conv(3, 32, stride=2), nn.ReLU(), _conv(32, 32), nn.ReLU())
+        self.to_quarter = nn.Sequential(_conv(32, _DETAIL_CHANNELS, stride=2), nn.ReLU(), _Block(_DETAIL_CHANNELS, 1))
+        self.to_eighth = nn.Sequential(_conv(_DETAIL_CHANNELS, _CHANNELS, stride=2), nn.ReLU())
+        self.blocks = nn.ModuleDict(
+            {name: nn.Sequential(*[_Block(_CHANNELS, d) for d in row]) for name, row in _DILATIONS.items()}
         )
-        self.context = nn.Sequential(*[_Dilated(_CONTEXT_CHANNELS, d) for d in _DILATIONS])
-        self.scene = nn.Sequential(nn.Linear(_CONTEXT_CHANNELS, _CONTEXT_CHANNELS), nn.ReLU())
-        self.skip = nn.Sequential(
-            nn.Conv2d(skip_channels, _SKIP_CHANNELS, 1, bias=False), nn.BatchNorm2d(_SKIP_CHANNELS), nn.ReLU()
-        )
+        self.scene = nn.Sequential(nn.Linear(_CHANNELS, _CHANNELS), nn.ReLU(), nn.Linear(_CHANNELS, _CHANNELS))
+        self.context = nn.Sequential(_conv(_CHANNELS, _CHANNELS, 1), nn.ReLU())
         self.decode = nn.Sequential(
-            nn.Conv2d(_CONTEXT_CHANNELS + _SKIP_CHANNELS, _DECODER_CHANNELS, 3, padding=1, bias=False),
-            nn.BatchNorm2d(_DECODER_CHANNELS),
+            _conv(_CHANNELS + _DETAIL_CHANNELS, _DECODER_CHANNELS),
             nn.ReLU(),
-            nn.Dropout2d(0.1),
+            _conv(_DECODER_CHANNELS, _DECODER_CHANNELS),
+            nn.ReLU(),
         )
         self.head = nn.Conv2d(_DECODER_CHANNELS, classes, 1)
-        self.fine_head = nn.Conv2d(_DECODER_CHANNELS, fine_classes, 1) if fine_classes else None
-
-    def start_from(self, student: Mapping[str, Tensor]) -> None:
-        """Take the trunk's convolutions from the weights of ``vgg19-student``."""
-        own = {key: value.float() for key, value in student.items() if key in self.state_dict()}
-        wanted = {f"convs.{name}.{part}" for name, _ in _CONVS for part in ("weight", "bias")}
-        if own.keys() != wanted:
-            raise ValueError(f"these weights lack {sorted(wanted - own.keys())}")
-        self.load_state_dict(own, strict=False)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised photos, sides divisible by 8, to (N, classes, H/4, W/4) before the softmax."""
-        scores: Tensor = self.head(self.decoded(photos))
-        return scores
+        """(N, 3, H, W) normalised photos, sides 8k+1, to (N, classes, (H+3)/4, (W+3)/4) before the softmax."""
+        return self.stages(photos)[0]
 
-    def both(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the scores of the fine classes."""
-        assert self.fine_head is not None  # noqa: S101
-        decoded = self.decoded(photos)
-        return self.head(decoded), self.fine_head(decoded)
-
-    def decoded(self, photos: Tensor) -> Tensor:
-        """What the heads look at: (N, 64, H/4, W/4)."""
-        x = photos
-        for name, conv in self.convs.items():
-            if name.endswith("_1") and name != "conv1_1":
-                x = functional.max_pool2d(x, 2, 2)
-            x = functional.relu(conv(x))
-            if name == "conv3_3":
-                fine = x
-        x = self.context(self.enter(x))
+    def stages(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, and the features of :data:`STAGES`."""
+        found = {"detail": self.to_quarter(self.to_half(photos))}
+        x = self.to_eighth(found["detail"])
+        for name, blocks in self.blocks.items():
+            found[name] = x = blocks(x)
         x = x + self.scene(x.mean(dim=(2, 3)))[:, :, None, None]
-        x = functional.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
-        decoded: Tensor = self.decode(torch.cat([x, self.skip(fine)], dim=1))
-        return decoded
+        found["context"] = x = self.context(x)
+        x = functional.interpolate(x, size=found["detail"].shape[2:], mode="bilinear", align_corners=True)
+        found["decoded"] = x = self.decode(torch.cat([x, found["detail"]], dim=1))
+        scores: Tensor = self.head(x)
+        return scores, found
 
 
 class Deployed(nn.Module):
-    """The network as the exporter of ``convert`` wants one: ``{"out": scores}``."""
+    """The network as the exporter of ``convert`` wants one: ``{"out": logarithms of the common labels' shares}``.
 
-    def __init__(self, network: SceneNetwork) -> None:
+    Args:
+        network: what was trained.
+        groups: (common labels, classes) of 0 and 1, see ``grouping``.
+    """
+
+    def __init__(self, network: SceneNetwork, groups: Tensor) -> None:
         super().__init__()
         self.network = network
+        self.groups = nn.Buffer(groups[:, :, None, None].clone())
 
     def forward(self, photos: Tensor) -> dict[str, Tensor]:
         """As ``SceneNetwork``."""
-        return {"out": self.network(photos)}
+        shares = self.network(photos).softmax(dim=1)
+        return {"out": functional.conv2d(shares, self.groups).clamp_min(1e-6).log()}

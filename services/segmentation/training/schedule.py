@@ -5,39 +5,68 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from services.segmentation.training.data import Batch, Example, batch_of, whole
-from services.segmentation.training.scene import SceneNetwork
+from services.segmentation.training.data import Batch, Check, Photo, crops, normalised
+from services.segmentation.training.scene import STAGES, SceneNetwork
+from services.segmentation.training.teacher import Teacher
 
-__all__ = ["agreement", "trained"]
+__all__ = ["Hints", "agreement", "trained"]
 
-_BATCH: Final = 6
-_CROP_PX: Final = 224
-_RATE: Final = 1.5e-3
-_TRUNK_RATE: Final = 5e-4
-_WARM_STEPS: Final = 60
-_FINE_WEIGHT: Final = 0.5
-_PEOPLE_WEIGHT: Final = 0.2
+_BATCH: Final = 8
+_CROP_PX: Final = 289
+_RATE: Final = 2e-3
+_WARM_STEPS: Final = 100
+_WEIGHT_DECAY: Final = 2e-2
+_CLASSES_WEIGHT: Final = 1.0
+_LABELS_WEIGHT: Final = 2.0
+_PEOPLE_WEIGHT: Final = 0.1
 _AVERAGING: Final = 0.995
 """Of the weights that are returned: an exponential mean over about 200 steps."""
 
-_FROZEN: Final = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
-"""Edges and colours are the same in any photo; not training them saves a third of the time."""
-
+_STATISTICS_BATCHES: Final = 6
 _REPORT_SECONDS: Final = 300.0
+_HALF: Final = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+"""Whether this processor multiplies matrices of bfloat16 (Intel AMX): several times the steps in the same time."""
+
+
+class Hints(nn.Module):
+    """Compares a student's stages with its teacher's hints, which 1x1 convolutions make of them.
+
+    Args:
+        examples: hints of some batches; each channel is compared in units of its deviation on these.
+    """
+
+    def __init__(self, examples: Sequence[Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict()
+        for name, channels in STAGES.items():
+            deviation, mean = torch.std_mean(torch.cat([each[name] for each in examples]), dim=(0, 2, 3), keepdim=True)
+            self.register_buffer(f"{name}_mean", mean)
+            self.register_buffer(f"{name}_unit", 1 / deviation.clamp_min(1e-3 * float(deviation.mean())))
+            self.maps[name] = nn.Conv2d(channels, mean.shape[1], 1)
+
+    def forward(self, stages: Mapping[str, Tensor], hints: Mapping[str, Tensor]) -> Tensor:
+        """Mean squared errors of all stages: about 1 for a student that knows nothing."""
+        errors = []
+        for name, to_hint in self.maps.items():
+            mean, unit = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_unit")
+            wanted = (hints[name] - mean) * unit
+            errors.append(functional.mse_loss(to_hint(stages[name]).float(), wanted))
+        return torch.stack(errors)
 
 
 def trained(
     network: SceneNetwork,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
+    teacher: Teacher,
+    train: Sequence[Photo],
+    checks: Sequence[Check],
     groups: Tensor,
     seconds: float,
     seed: int,
@@ -46,8 +75,9 @@ def trained(
 
     Args:
         network: where training starts; changed.
-        train: to be learned.
-        held_out: looked at for the reports only.
+        teacher: is asked about each crop.
+        train: photos to crop.
+        checks: looked at for the reports only.
         groups: (common labels, classes) of 0 and 1, see ``grouping``.
         seconds: of wall clock.
         seed: of the order and the crops.
@@ -55,64 +85,75 @@ def trained(
     Returns:
         The mean of the last weights, in evaluation mode.
     """
-    for name in _FROZEN:
-        network.convs[name].requires_grad_(False)
-    trunk = [p for p in network.convs.parameters() if p.requires_grad]
-    rest = [p for name, p in network.named_parameters() if not name.startswith("convs.")]
-    optimiser = torch.optim.AdamW(
-        [{"params": trunk, "peak": _TRUNK_RATE}, {"params": rest, "peak": _RATE}], weight_decay=1e-2
-    )
-    mean = copy.deepcopy(network)
     random = np.random.default_rng(seed)
+    some = [crops([train[n] for n in random.integers(len(train), size=_BATCH)], _CROP_PX, random) for _ in range(6)]
+    hints = Hints([teacher(batch.photos)[1] for batch in some])
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = [*network.parameters(), *hints.parameters()]
+    optimiser = torch.optim.AdamW(parameters, _RATE, weight_decay=_WEIGHT_DECAY)
+    mean = copy.deepcopy(network)
     order: list[int] = []
-    steps, sums = 0, torch.zeros(3)
+    steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         if len(order) < _BATCH:
             order = random.permutation(len(train)).tolist()
-        batch = batch_of([train[order.pop()] for _ in range(_BATCH)], _CROP_PX, random)
+        batch = crops([train[order.pop()] for _ in range(_BATCH)], _CROP_PX, random)
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * falling * min(1.0, (steps + 1) / _WARM_STEPS)
+            group["lr"] = _RATE * falling * min(1.0, (steps + 1) / _WARM_STEPS)
         network.train()
-        terms = _losses(network, batch, groups)
+        terms = _losses(network, hints, teacher, batch, groups)
+        weights = torch.ones_like(terms)
+        weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.zero_grad(set_to_none=True)
-        (terms[0] + _FINE_WEIGHT * terms[1] + _PEOPLE_WEIGHT * terms[2]).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimiser.step()
-        steps += 1
+        steps, since = steps + 1, since + 1
         sums += terms.detach()
         _average(mean, network, min(_AVERAGING, steps / (steps + 10)))
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
-            losses = " ".join(f"{value:.3f}" for value in (sums / steps).tolist())
-            share = agreement(mean, held_out, groups)
-            print(f"{reported - began:.0f} s, {steps} steps: mean losses {losses}, agreement {share:.4f}", flush=True)
-    print(f"{steps} steps, agreement on held-out photos {agreement(mean, held_out, groups):.4f}", flush=True)
+            names = (*STAGES, "classes", "labels", "people")
+            means = " ".join(f"{n} {v:.3f}" for n, v in zip(names, (sums / since).tolist(), strict=True))
+            share = agreement(mean, checks, groups)
+            print(f"{reported - began:.0f} s, {steps} steps: {means}; agreement {share:.4f}", flush=True)
+            since, sums = 0, torch.zeros_like(sums)
+    print(f"{steps} steps, agreement on held-out photos {agreement(mean, checks, groups):.4f}", flush=True)
     return mean.eval()
 
 
 @torch.no_grad()
-def agreement(network: SceneNetwork, photos: Sequence[Example], groups: Tensor) -> float:
+def agreement(network: SceneNetwork, checks: Sequence[Check], groups: Tensor) -> float:
     """Share of pixels, each photo counted alike, at which student and teacher give the same common label."""
     network.eval()
     shares = []
-    for example in photos:
-        photo, classes = whole(example)
-        wanted = torch.einsum("kc,chw->khw", groups, classes.float()).argmax(dim=0)
-        scores = functional.interpolate(network(photo), size=wanted.shape, mode="bilinear", align_corners=False)
-        shares.append(float((scores[0].argmax(dim=0) == wanted).float().mean()))
+    for check in checks:
+        with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
+            scores = network(check.photo)
+        found = torch.einsum("kc,chw->khw", groups, scores[0].float().softmax(dim=0)).argmax(dim=0)
+        shares.append(float((found == check.labels).float().mean()))
     return sum(shares) / len(shares)
 
 
-def _losses(network: SceneNetwork, batch: Batch, groups: Tensor) -> Tensor:
-    """Cross entropies of common labels and fine classes with the teacher, and of common labels with people: (3,)."""
-    scores, fine = network.both(batch.photos)
-    wanted = torch.einsum("kc,nchw->nkhw", groups, batch.classes)
-    common = -(wanted * functional.log_softmax(scores, dim=1)).sum(dim=1).mean()
-    classes = -(batch.classes * functional.log_softmax(fine, dim=1)).sum(dim=1).mean()
-    people = functional.cross_entropy(scores, batch.people, ignore_index=-1, reduction="none").mean()
-    return torch.stack([common, classes, people])
+def _losses(network: SceneNetwork, hints: Hints, teacher: Teacher, batch: Batch, groups: Tensor) -> Tensor:
+    """Errors of the stages; divergences of classes and common labels from the teacher's; people's cross entropy."""
+    wanted, shown = teacher(batch.photos)
+    with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
+        scores, stages = network.stages(normalised(batch.photos))
+        errors = hints(stages, shown)
+    classes = functional.log_softmax(scores.float(), dim=1)
+    wanted_classes = functional.log_softmax(wanted, dim=1)
+    labels, wanted_labels = (
+        torch.einsum("kc,nchw->nkhw", groups, each.exp()).clamp_min(1e-6) for each in (classes, wanted_classes)
+    )
+    apart = [
+        (wanted_classes.exp() * (wanted_classes - classes)).sum(dim=1).mean(),
+        (wanted_labels * (wanted_labels.log() - labels.log())).sum(dim=1).mean(),
+        functional.nll_loss(labels.log(), batch.people, ignore_index=-1, reduction="none").mean(),
+    ]
+    return torch.cat([errors, torch.stack(apart)])
 
 
 @torch.no_grad()

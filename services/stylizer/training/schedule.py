@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from services.stylizer.core.student import STUDENT_LAYERS, Student
 from services.stylizer.training.photos import Crops, recoloured
-from services.stylizer.training.targets import Targets, losses
+from services.stylizer.training.targets import Targets, features, losses
 
 __all__ = ["Schedule", "driven", "learned"]
 
@@ -147,11 +147,11 @@ def driven(schedule: Schedule, targets: Targets, crops: Crops, report: Callable[
 def _step(trunk: Student, O: Tensor, S: Tensor) -> Tensor:
     """Move pictures against the gradient of the style distance, as seen by the student: (N, 3, H, W)."""
     with torch.no_grad():
-        goal = {name: _whole_grams(F) for name, F in trunk(S, STUDENT_LAYERS).items()}
+        goal = {name: _whole_grams(F) for name, F in features(trunk, S).items()}
     O = O.clone().requires_grad_(True)
-    features = trunk(O, STUDENT_LAYERS)
+    got = features(trunk, O)
     distance = sum(
-        (_whole_grams(features[name]) - goal[name]).square().sum(dim=(1, 2)) / goal[name].square().sum(dim=(1, 2))
+        (_whole_grams(got[name]) - goal[name]).square().sum(dim=(1, 2)) / goal[name].square().sum(dim=(1, 2))
         for name in ("conv2_1", "conv3_1", "conv4_1")
     )
     assert isinstance(distance, Tensor)  # noqa: S101

@@ -1,0 +1,66 @@
+"""The network that is learned from, with a view of what goes on inside it.
+
+What a network says in the end of a thousand photos is little to learn from; its features at each stage are a lesson of
+hundreds of values per place (hints: Romero et al. 2015), and the teacher gives it for any crop that it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from services.common.models import Model
+from services.segmentation.convention import Convention
+
+__all__ = ["HINTS", "Teacher"]
+
+HINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "detail": "/Add_output_0",
+        "early": "/Add_2_output_0",
+        "parts": "/Add_8_output_0",
+        "middle": "/Add_13_output_0",
+        "late": "/Add_18_output_0",
+        "deep": "/convs.50/Conv_output_0",
+        "context": "/Relu_2_output_0",
+        "decoded": "/Relu_7_output_0",
+    }
+)
+"""The stages of ``deeplabv3-mnv2-ade20k/1`` that a student is shown, and their tensors in its ``model.onnx``."""
+
+
+class Teacher:
+    """The network of a model's folder. ``labels`` are its classes.
+
+    Raises ValueError if the network lacks a tensor of ``HINTS``.
+    """
+
+    def __init__(self, model: Model, threads: int) -> None:
+        self._convention = Convention(model)
+        self.labels = self._convention.labels
+        network = onnx.load(model.file("model.onnx"))
+        known = {name for node in network.graph.node for name in node.output}
+        if missing := sorted(set(HINTS.values()) - known):
+            raise ValueError(f"{model.folder} has no tensors {missing}; training knows deeplabv3-mnv2-ade20k/1 only")
+        network.graph.output.extend(onnx.ValueInfoProto(name=name) for name in HINTS.values())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
+
+    def __call__(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores of its classes (N, C, h, w) and its hints (N, c, h', w') for (N, 3, H, W) RGB 0..1."""
+        images = np.stack([self._convention.in_units(photo) for photo in photos.numpy()])
+        wanted = [self._convention.output_name, *HINTS.values()]
+        scores, *hints = (torch.from_numpy(found) for found in self._session.run(wanted, {self._input: images}))
+        return scores, dict(zip(HINTS, hints, strict=True))
+
+    @property
+    def _input(self) -> str:
+        return self._convention.input_name
