@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "Deployed", "SceneNetwork"]
+__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "SceneNetwork"]
 
 INPUT_EDGE_PX: Final = 513
 """Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
@@ -100,22 +100,3 @@ class SceneNetwork(nn.Module):
         found["decoded"] = x = self.decode(torch.cat([x, found["detail"]], dim=1))
         scores: Tensor = self.head(x)
         return scores, found
-
-
-class Deployed(nn.Module):
-    """The network as the exporter of ``convert`` wants one: ``{"out": logarithms of the common labels' shares}``.
-
-    Args:
-        network: what was trained.
-        groups: (common labels, classes) of 0 and 1, see ``grouping``.
-    """
-
-    def __init__(self, network: SceneNetwork, groups: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.groups = nn.Buffer(groups[:, :, None, None].clone())
-
-    def forward(self, photos: Tensor) -> dict[str, Tensor]:
-        """As ``SceneNetwork``."""
-        shares = self.network(photos).softmax(dim=1)
-        return {"out": functional.conv2d(shares, self.groups).clamp_min(1e-6).log()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,16 +24,18 @@ _CROP_PX: Final = 289
 _RATE: Final = 2e-3
 _WARM_STEPS: Final = 100
 _WEIGHT_DECAY: Final = 2e-2
+_LEAST_HINTS: Final = 0.1
+"""Weight of the hints in the end; at first it is 1, and it falls as the learning rate does."""
+
 _CLASSES_WEIGHT: Final = 1.0
 _LABELS_WEIGHT: Final = 2.0
 _PEOPLE_WEIGHT: Final = 0.1
 _AVERAGING: Final = 0.995
 """Of the weights that are returned: an exponential mean over about 200 steps."""
 
-_STATISTICS_BATCHES: Final = 6
 _REPORT_SECONDS: Final = 300.0
-_HALF: Final = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-"""Whether this processor multiplies matrices of bfloat16 (Intel AMX): several times the steps in the same time."""
+_HALF: Final = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+"""Whether this processor multiplies bfloat16: about twice as many steps in the same time."""
 
 
 class Hints(nn.Module):
@@ -70,6 +72,7 @@ def trained(
     groups: Tensor,
     seconds: float,
     seed: int,
+    keep: Callable[[SceneNetwork], None],
 ) -> SceneNetwork:
     """Train for so many seconds.
 
@@ -81,6 +84,7 @@ def trained(
         groups: (common labels, classes) of 0 and 1, see ``grouping``.
         seconds: of wall clock.
         seed: of the order and the crops.
+        keep: is given the mean of the weights with each report.
 
     Returns:
         The mean of the last weights, in evaluation mode.
@@ -96,15 +100,15 @@ def trained(
     steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
-        if len(order) < _BATCH:
-            order = random.permutation(len(train)).tolist()
+        while len(order) < _BATCH:
+            order = [*random.permutation(len(train)).tolist(), *order]
         batch = crops([train[order.pop()] for _ in range(_BATCH)], _CROP_PX, random)
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         for group in optimiser.param_groups:
             group["lr"] = _RATE * falling * min(1.0, (steps + 1) / _WARM_STEPS)
         network.train()
         terms = _losses(network, hints, teacher, batch, groups)
-        weights = torch.ones_like(terms)
+        weights = torch.full_like(terms, max(_LEAST_HINTS, falling))
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.zero_grad(set_to_none=True)
         (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
@@ -117,6 +121,7 @@ def trained(
             reported = time.monotonic()
             names = (*STAGES, "classes", "labels", "people")
             means = " ".join(f"{n} {v:.3f}" for n, v in zip(names, (sums / since).tolist(), strict=True))
+            keep(mean)
             share = agreement(mean, checks, groups)
             print(f"{reported - began:.0f} s, {steps} steps: {means}; agreement {share:.4f}", flush=True)
             since, sums = 0, torch.zeros_like(sums)
@@ -151,7 +156,7 @@ def _losses(network: SceneNetwork, hints: Hints, teacher: Teacher, batch: Batch,
     apart = [
         (wanted_classes.exp() * (wanted_classes - classes)).sum(dim=1).mean(),
         (wanted_labels * (wanted_labels.log() - labels.log())).sum(dim=1).mean(),
-        functional.nll_loss(labels.log(), batch.people, ignore_index=-1, reduction="none").mean(),
+        functional.nll_loss(labels.log().contiguous(), batch.people, ignore_index=-1, reduction="none").mean(),
     ]
     return torch.cat([errors, torch.stack(apart)])
 

@@ -1,55 +1,93 @@
-"""The network of ``services.segmentation.training``, small: shapes, start, crops, some steps, the exported model."""
+"""The network of ``services.segmentation.training``, small: shapes, crops, its teacher, steps, the result."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 
+from services.common.models import Model
+from services.common.models.folder import verified
 from services.common.taxonomy import COMMON_LABELS
-from services.segmentation.convert.torch_export import MEAN, STD, export_onnx
-from services.segmentation.training import __main__ as command
-from services.segmentation.training.data import Example, batch_of, grouping, whole
-from services.segmentation.training.scene import OUTPUT_STRIDE, Deployed, SceneNetwork
+from services.segmentation.convert.model_folder import manifest_of
+from services.segmentation.convert.torch_export import MEAN, STD
+from services.segmentation.network import Network
+from services.segmentation.training.data import Check, Photo, checks, crops, grouping, normalised
+from services.segmentation.training.deployed import Deployed, write
+from services.segmentation.training.scene import OUTPUT_STRIDE, STAGES, SceneNetwork
 from services.segmentation.training.schedule import agreement, trained
+from services.segmentation.training.teacher import HINTS, Teacher
 
-CLASSES = ["others", "sky", "sea", "lake", "grass"]
-
-
-def example(seed: int) -> Example:
-    """Blue above, green below, and a teacher that says sky and grass; people say so too, but for one corner."""
-    noise = torch.randint(0, 30, (3, 60, 90), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    photo = noise.clone()
-    photo[2, :30] += 200
-    photo[1, 30:] += 200
-    classes = torch.zeros(len(CLASSES), 20, 30, dtype=torch.float16)
-    classes[1, :10], classes[4, 10:] = 1, 1
-    people = torch.full((20, 30), COMMON_LABELS.index("sky"))
-    people[10:] = COMMON_LABELS.index("grass")
-    people[:2, :2] = -1
-    return Example(photo, classes, people)
+CLASSES = ("others", "sky", "sea", "lake", "grass")
+SKY, GRASS = COMMON_LABELS.index("sky"), COMMON_LABELS.index("grass")
 
 
-def test_scores_lie_at_a_quarter_of_the_size() -> None:
-    network = SceneNetwork(13, len(CLASSES)).eval()
-    assert network(torch.rand(2, 3, 48, 64)).shape == (2, 13, 48 // OUTPUT_STRIDE, 64 // OUTPUT_STRIDE)
-    assert [scores.shape[1] for scores in network.both(torch.rand(1, 3, 16, 16))] == [13, len(CLASSES)]
+def photo(seed: int) -> Photo:
+    """Blue above, green below; people call that sky and grass, but for one corner."""
+    pixels = torch.randint(0, 30, (3, 66, 96), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    pixels[2, :33] += 200
+    pixels[1, 33:] += 200
+    people = torch.full((66, 96), SKY)
+    people[33:] = GRASS
+    people[:8, :8] = -1
+    return Photo(pixels, people)
 
 
-def test_trunk_starts_from_the_student() -> None:
-    network, student = (
-        SceneNetwork(3),
-        {f"convs.{n}": torch.ones_like(v) for n, v in SceneNetwork(3).convs.state_dict().items()},
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    """A network whose scores are blue for sky, green for grass, and which has all that a student is shown."""
+    folder = tmp_path / "teacher" / "1"
+    folder.mkdir(parents=True)
+    table = np.zeros((len(CLASSES), 3, 1, 1), np.float32)
+    table[CLASSES.index("sky"), 2], table[CLASSES.index("grass"), 1] = 20, 20
+    weights = {"table": table, **{f"{name}.weight": np.ones((4, 3, 1, 1), np.float32) for name in HINTS}}
+    strides = {name: [4, 4] if name in ("detail", "decoded") else [8, 8] for name in HINTS}
+    nodes = [
+        helper.make_node("Conv", ["image", f"{name}.weight"], [tensor], kernel_shape=[1, 1], strides=strides[name])
+        for name, tensor in HINTS.items()
+    ]
+    nodes.append(helper.make_node("Conv", ["image", "table"], ["logits"], kernel_shape=[1, 1], strides=[4, 4]))
+    graph = helper.make_graph(
+        nodes,
+        "teacher",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(CLASSES), "oh", "ow"])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
-    network.start_from({**student, "taps.conv1_1.weight": torch.zeros(1)})
-    assert all(torch.equal(value, torch.ones_like(value)) for value in network.convs.parameters())
-    del student["convs.conv4_1.bias"]
-    with pytest.raises(ValueError, match=r"convs\.conv4_1\.bias"):
-        network.start_from(student)
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    (folder / "model.onnx").write_bytes(network)
+    manifest = manifest_of(
+        name="teacher",
+        version="1",
+        licence="test",
+        source="test",
+        scale="x/255",
+        size="any; best with the long side at 97, sides of the form 8k+1",
+        stride=4,
+        align_corners=True,
+        label_set="ADE20K-150 and background",
+        labels=CLASSES,
+    )
+    manifest["files"] = {"model.onnx": hashlib.sha256(network).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return verified(folder, "segmentation")
+
+
+def test_scores_and_stages_lie_where_a_teachers_do() -> None:
+    network = SceneNetwork(len(CLASSES)).eval()
+    scores, stages = network.stages(torch.rand(2, 3, 49, 65))
+    assert scores.shape == (2, len(CLASSES), 13, 17)
+    assert {name: F.shape for name, F in stages.items()} == {
+        name: (2, channels, *((13, 17) if name in ("detail", "decoded") else (7, 9)))
+        for name, channels in STAGES.items()
+    }
 
 
 def test_classes_are_grouped() -> None:
@@ -58,28 +96,60 @@ def test_classes_are_grouped() -> None:
     assert groups[COMMON_LABELS.index("water")].tolist() == [0, 0, 1, 1, 0]
 
 
-def test_crops_keep_photo_and_targets_together() -> None:
-    batch = batch_of([example(n) for n in range(8)], 64, np.random.default_rng(0))
-    assert batch.photos.shape == (8, 3, 64, 64)
-    assert batch.classes.shape == (8, len(CLASSES), 16, 16)
-    torch.testing.assert_close(batch.classes.sum(dim=1), torch.ones(8, 16, 16), atol=1e-2, rtol=0)
+def test_crops_keep_photo_and_people_together() -> None:
+    batch = crops([photo(n) for n in range(8)], 65, np.random.default_rng(0))
+    assert batch.photos.shape == (8, 3, 65, 65)
+    assert batch.people.shape == (8, 17, 17)
     told = batch.people >= 0
-    by_teacher = batch.classes.argmax(dim=1)[told]
-    sky, grass = COMMON_LABELS.index("sky"), COMMON_LABELS.index("grass")
-    by_people = torch.where(batch.people[told] == sky, 1, torch.where(batch.people[told] == grass, 4, 0))
-    assert (by_teacher == by_people).float().mean() > 0.9  # they part only at the border between the two
+    assert told.float().mean() > 0.6  # blended crops have nothing that people said
+    blue = batch.photos[:, 2, ::OUTPUT_STRIDE, ::OUTPUT_STRIDE]
+    green = batch.photos[:, 1, ::OUTPUT_STRIDE, ::OUTPUT_STRIDE]
+    coloured = told & ((blue - green).abs() > 0.1)  # one photo in ten is grey
+    seen = torch.where(blue > green, SKY, GRASS)
+    assert (seen == batch.people)[coloured].float().mean() > 0.97  # they part only at the border between the two
 
 
-def test_training_moves_all_but_the_first_convolutions() -> None:
+def test_teacher_gives_scores_and_hints(model: Model) -> None:
+    teacher = Teacher(model, 1)
+    photos = torch.rand(2, 3, 33, 41)
+    scores, hints = teacher(photos)
+    torch.testing.assert_close(scores[:, CLASSES.index("sky")], 20 * photos[:, 2, ::4, ::4])
+    torch.testing.assert_close(hints["deep"][:, 0], photos.sum(dim=1)[:, ::8, ::8])
+    assert list(hints) == list(HINTS)
+
+
+def test_teacher_without_the_stages_is_refused(model: Model) -> None:
+    network = onnx.load(model.file("model.onnx"))
+    for node in list(network.graph.node):
+        if node.output[0] == HINTS["deep"]:
+            network.graph.node.remove(node)
+    model.file("model.onnx").write_bytes(network.SerializeToString())
+    with pytest.raises(ValueError, match=HINTS["deep"]):
+        Teacher(model, 1)
+
+
+def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
+    (check,) = checks([photo(0)], Network(model, "cpu", 1), grouping(CLASSES))
+    height, width = check.photo.shape[2:]
+    assert (width, height % 8) == (513, 1)
+    assert check.labels.shape == ((height + 3) // 4, 129)
+    assert check.labels[: len(check.labels) // 2 - 1].unique().tolist() == [SKY]
+    assert check.labels[len(check.labels) // 2 + 2 :].unique().tolist() == [GRASS]
+
+
+def test_training_moves_every_weight_and_learns(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.segmentation.training.schedule._CROP_PX", 65)
+    monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 1.0)
     torch.manual_seed(0)
-    photos = [example(n) for n in range(6)]
-    network = SceneNetwork(len(COMMON_LABELS), len(CLASSES))
+    teacher, groups = Teacher(model, 1), grouping(CLASSES)
+    network = SceneNetwork(len(CLASSES))
     before = {name: value.clone() for name, value in network.named_parameters()}
-    found = trained(network, photos, photos[:2], grouping(CLASSES), 4.0, 0)
+    kept: list[SceneNetwork] = []
+    small = [Check(normalised(photo(9).pixels[None, :, :65, :89].float() / 255), torch.full((17, 23), SKY))]
+    found = trained(network, teacher, [photo(n) for n in range(6)], small, groups, 6.0, 0, kept.append)
+    assert kept
     assert not found.training
-    after = dict(found.named_parameters())
-    still = {name for name, value in after.items() if torch.equal(value, before[name])}
-    assert still == {f"convs.{c}.{p}" for c in ("conv1_1", "conv1_2", "conv2_1", "conv2_2") for p in ("weight", "bias")}
+    assert [name for name, value in found.named_parameters() if torch.equal(value, before[name])] == []
     assert all(torch.isfinite(value).all() for value in found.state_dict().values())
 
 
@@ -88,29 +158,27 @@ def test_agreement_is_the_share_of_equal_labels() -> None:
         """Grass everywhere: right on the lower half of each photo."""
 
         def forward(self, photos: torch.Tensor) -> torch.Tensor:
-            scores = torch.zeros(len(photos), len(COMMON_LABELS), photos.shape[2] // 4, photos.shape[3] // 4)
-            scores[:, COMMON_LABELS.index("grass")] = 1
+            scores = torch.zeros(len(photos), len(CLASSES), 16, 20)
+            scores[:, CLASSES.index("grass")] = 50
             return scores
 
-    photos = [example(n) for n in range(2)]
-    assert agreement(Says(len(COMMON_LABELS)), photos, grouping(CLASSES)) == pytest.approx(0.5)
+    labels = torch.full((16, 20), SKY)
+    labels[8:] = GRASS
+    held_out = [Check(torch.zeros(1, 3, 61, 77), labels)] * 2
+    assert agreement(Says(len(CLASSES)), held_out, grouping(CLASSES)) == pytest.approx(0.5)
 
 
 def test_written_model_is_the_network(tmp_path: Path) -> None:
-    network = SceneNetwork(len(COMMON_LABELS), len(CLASSES)).eval()
+    network, groups = SceneNetwork(len(CLASSES)).eval(), grouping(CLASSES)
     folder = tmp_path / "scene-student" / "1"
-    command._write(network, folder)
-    assert json.loads((folder / "manifest.json").read_text())["labels"] == list(COMMON_LABELS)
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    photos = torch.rand(2, 3, 40, 56)
+    write(network, groups, folder)
+    written = verified(folder, "segmentation")
+    assert written.manifest["labels"] == list(COMMON_LABELS)
+    assert written.file("model.onnx").stat().st_size <= 8_000_000
+    session = onnxruntime.InferenceSession(written.file("model.onnx"))
+    photos = torch.rand(2, 3, 41, 57)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     (scores,) = session.run(None, {"image": photos.numpy()})
-    np.testing.assert_allclose(scores, network((photos - mean) / std).detach().numpy(), atol=1e-4)
-
-
-def test_whole_photo_has_sides_that_the_network_takes() -> None:
-    photo, classes = whole(example(0))
-    assert [edge % 8 for edge in photo.shape[2:]] == [0, 0]
-    assert max(photo.shape[2:]) == 320
-    assert classes.shape == (len(CLASSES), 20, 30)
-    assert export_onnx(Deployed(SceneNetwork(3).eval()), 3).graph.output[0].name == "logits"
+    wanted = Deployed(network, groups)((photos - mean) / std)["out"]
+    np.testing.assert_allclose(scores, wanted.detach().numpy(), atol=1e-3)
+    assert Network(written, "cpu", 1).labels == COMMON_LABELS

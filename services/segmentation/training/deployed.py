@@ -1,0 +1,78 @@
+"""The trained network as a model of the segmentation service: what it says in common labels, its weights in float16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.common.taxonomy import COMMON_LABELS
+from services.segmentation.convert.model_folder import manifest_of, write_model_folder
+from services.segmentation.convert.torch_export import export_onnx
+from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX, SceneNetwork
+
+__all__ = ["Deployed", "in_half", "write"]
+
+_LEAST_WEIGHTS = 1000
+"""Of a tensor that is worth a conversion when the model is loaded."""
+
+
+class Deployed(nn.Module):
+    """The network as the exporter of ``convert`` wants one: ``{"out": logarithms of the common labels' shares}``.
+
+    Args:
+        network: what was trained.
+        groups: (common labels, classes) of 0 and 1, see ``grouping``.
+    """
+
+    def __init__(self, network: SceneNetwork, groups: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.groups = nn.Buffer(groups[:, :, None, None].clone())
+
+    def forward(self, photos: Tensor) -> dict[str, Tensor]:
+        """As ``SceneNetwork``."""
+        shares = self.network(photos).softmax(dim=1)
+        return {"out": functional.conv2d(shares, self.groups).clamp_min(1e-6).log()}
+
+
+def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its weights stored as float16, which the runtime makes float32 again while it loads them."""
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    casts = []
+    for at, stored in enumerate(graph.initializer):
+        values = numpy_helper.to_array(stored)
+        if values.dtype == np.float32 and values.size >= _LEAST_WEIGHTS:
+            name, name_in_half = stored.name, f"{stored.name}.float16"
+            graph.initializer[at].CopyFrom(numpy_helper.from_array(values.astype(np.float16), name_in_half))
+            casts.append(helper.make_node("Cast", [name_in_half], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(half, full_check=True)
+    return half
+
+
+def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
+    """Write the model's folder. Raises ConvertError if it cannot be written, or exists and is not empty."""
+    manifest = manifest_of(
+        name="scene-student",
+        version="1",
+        licence="Apache-2.0",
+        source="Slim dilated network for the common labels, by python -m services.segmentation.training; "
+        "docs/training.md",
+        scale="x/255",
+        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
+        stride=OUTPUT_STRIDE,
+        align_corners=True,
+        label_set="common labels of dpst",
+        labels=COMMON_LABELS,
+    )
+    exported = in_half(export_onnx(Deployed(network, groups), len(COMMON_LABELS)))
+    write_model_folder(folder, manifest, exported.SerializeToString())
