@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LabelsUnmatched", "LookError", "ParameterError", "SolveCancelled"]
+__all__ = ["CheckpointError", "LabelsUnmatched", "LookError", "ParameterError", "SolveCancelled"]
 
 
 class ParameterError(ValueError):
@@ -22,6 +22,10 @@ class LabelsUnmatched(ParameterError):
 
 class LookError(ParameterError):
     """Bytes that are not a look, or one of another version."""
+
+
+class CheckpointError(ParameterError):
+    """Bytes that are not a checkpoint, or one of another version or request."""
 
 
 class SolveCancelled(Exception):

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from services.stylizer.core.checkpoint import Journal
 from services.stylizer.core.cross_bilateral import bilateral_smoothed
 from services.stylizer.core.errors import ParameterError
 from services.stylizer.core.local_affine import applied, exact_affine, local_affine
@@ -89,6 +90,7 @@ def solve_paper(
     settings: PaperSettings,
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    journal: Journal | None = None,
 ) -> PaperSolution:
     """Run the published method.
 
@@ -98,13 +100,14 @@ def solve_paper(
         settings: weights, evaluations, seed and limits.
         on_progress: called after each evaluation; its losses are not divided by the untouched photo's.
         should_stop: polled before each evaluation and within the smoothing.
+        journal: the checkpoint to go on from, and who keeps new ones.
 
     Raises:
         SolveCancelled: ``should_stop`` said so.
         FloatingPointError: the objective is not finite at the first point.
     """
     objective = PaperObjective(trunk, photos, settings.weights)
-    runs = PaperRuns(objective, settings.evaluations, settings.time_budget_seconds, on_progress, should_stop)
+    runs = PaperRuns(objective, settings.evaluations, settings.time_budget_seconds, on_progress, should_stop, journal)
     generator = torch.Generator().manual_seed(settings.seed)
     noise = torch.randn(photos.I.shape, generator=generator, dtype=torch.float32) * _NOISE
     point = noise.to(photos.I)

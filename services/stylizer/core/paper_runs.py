@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.paper_objective import to_rgb
 from services.stylizer.core.results import Losses
@@ -39,6 +40,7 @@ class PaperRuns:
         time_budget_seconds: of all runs, shared in proportion to their evaluations; 0 = no limit.
         on_progress: called after each evaluation.
         should_stop: polled before each evaluation.
+        journal: the checkpoint to go on from, and who keeps new ones.
 
     Attributes:
         first: losses at the first point of the first run.
@@ -57,18 +59,25 @@ class PaperRuns:
         time_budget_seconds: float,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        journal: Journal | None = None,
     ) -> None:
         self._objective, self._total, self._budget = objective, evaluations, time_budget_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
-        self._began = time.monotonic()
+        self._journal = journal or Journal()
+        self._began = self._kept = time.monotonic()
         self._planned = 0  # evaluations of the runs so far and of this one
+        self._at = -1
         self.evaluations, self.stopped_by = 0, "max_evaluations"
+        if (resume := self._journal.resume) is not None:
+            self._began -= resume.elapsed_seconds
+            self.evaluations, self.first, self.best = resume.evaluations, resume.first, resume.best
 
     def descend(self, start: Tensor, evaluations: int, affine: bool) -> Tensor:
         """Minimise from a point for that many evaluations; gives the best point that was evaluated.
 
-        The published code gives the point after the last step, which it does not evaluate. Where the numbers overflow,
-        the run goes on from the best point with an empty history. At least one evaluation is made.
+        What an earlier process did of this run is not done again, see ``journal``. The published code gives the point
+        after the last step, which it does not evaluate. Where the numbers overflow, the run goes on from the best point
+        with an empty history. At least one evaluation is made.
 
         Args:
             start: (3, H, W) BGR, 0..255, minus the mean.
@@ -80,14 +89,20 @@ class PaperRuns:
             FloatingPointError: the objective is not finite at the first point of the first run.
         """
         self._planned += evaluations
+        self._at += 1
         left, lowest, best_point = evaluations, math.inf, start
-        x = start.clone().requires_grad_(True)
+        resume = self._journal.resume
+        if resume is not None and resume.change is not None and self._at <= resume.level:
+            left = evaluations - resume.done if self._at == resume.level else 0
+            lowest, best_point = resume.best.total, resume.change
+        began_with = left
+        x = best_point.clone().requires_grad_(True)
 
         def closure() -> Tensor:
             nonlocal left, lowest, best_point
             if self._should_stop():
                 raise SolveCancelled
-            if left < evaluations and self._is_late():
+            if left < began_with and self._is_late():
                 raise _OutOfTime
             x.grad = None
             total, losses = self._objective(x, affine)
@@ -102,6 +117,7 @@ class PaperRuns:
             if losses.total < lowest:
                 lowest, best_point, self.best = losses.total, point, losses
             self._report(losses, point, left)
+            self._keep(evaluations - left, best_point)
             return total.detach()
 
         while left:
@@ -115,6 +131,15 @@ class PaperRuns:
                     raise FloatingPointError("the objective is not finite at the first point") from None
                 x.data.copy_(best_point)
         return best_point
+
+    def _keep(self, done: int, best: Tensor) -> None:
+        now, journal = time.monotonic(), self._journal
+        if journal.keep is None or now - self._kept < journal.every_seconds:
+            return
+        self._kept = now
+        elapsed, spent = now - self._began, self.evaluations * max(best.shape) ** 2
+        counts = (self._at, done, self.evaluations, spent, elapsed)
+        journal.keep(Checkpoint(journal.key, *counts, self.first, self.best, torch.zeros(0), best))
 
     def _is_late(self) -> bool:
         """Whether another evaluation would end after this run's share of the time budget."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["LOOK_VERSION", "LabelQuality", "Losses", "Quality"]
+__all__ = ["CHECKPOINT_VERSION", "LOOK_VERSION", "LabelQuality", "Losses", "Quality"]
 
 LOOK_VERSION: Final = 2
 """Version of the format of a serialised look, see :mod:`services.stylizer.core.look`."""
+
+CHECKPOINT_VERSION: Final = 1
+"""Version of the format of a serialised checkpoint, see :mod:`services.stylizer.core.checkpoint`."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """L-BFGS with a strong-Wolfe line search, coarse to fine: first on the field's grid, then on pixels.
 
 Nocedal & Wright 2006, algorithms 7.5 and 3.5, as torch implements them. A level starts where the coarser one ended, and
-with the curvature that it found (``curvature.py``).
+with the curvature that it found (``curvature.py``). A solve that was interrupted goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.curvature import Path, preload
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.results import Losses
@@ -125,6 +126,7 @@ def solve(
     should_stop: Callable[[], bool],
     start: State,
     full_edge_px: int,
+    journal: Journal | None = None,
 ) -> Solution:
     """Minimise the objective, level by level.
 
@@ -135,14 +137,15 @@ def solve(
         should_stop: polled before each evaluation.
         start: the first point.
         full_edge_px: long edge at which an evaluation counts as one of full size.
+        journal: the checkpoint to go on from, which then counts instead of ``start``, and who keeps new ones.
 
     Raises:
         SolveCancelled: ``should_stop`` said so.
         FloatingPointError: the objective is not finite at the first point.
     """
-    run = _Run(levels, time_budget_seconds, on_progress, should_stop, start)
-    for level in levels:
-        run.descend(level, carries=level is not levels[-1])
+    run = _Run(levels, time_budget_seconds, on_progress, should_stop, start, journal or Journal())
+    for at, level in enumerate(levels):
+        run.descend(at, level, carries=level is not levels[-1])
         if run.stopped_by == "time_budget":
             break
     full_size = run.spent / full_edge_px**2
@@ -162,16 +165,27 @@ class _Run:
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
         start: State,
+        journal: Journal,
     ) -> None:
         self._budget, self._on_progress, self._should_stop = time_budget_seconds, on_progress, should_stop
         self._work = sum(level.evaluations * level.edge_px**2 for level in levels)
         self._done = 0  # of the planned work; what a level leaves over is done too
         self._path = Path(0)
-        self._began = time.monotonic()
+        self._journal = journal
+        self._began = self._kept = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
+        if (resume := journal.resume) is not None:
+            self._began -= resume.elapsed_seconds
+            self.state = State(resume.grid, resume.change)
+            self.evaluations, self.spent = resume.evaluations, resume.spent
+            self.first, self.best = resume.first, resume.best
 
-    def descend(self, level: Level, carries: bool) -> None:
+    def descend(self, at: int, level: Level, carries: bool) -> None:
         """Minimise at one level, from where the last one ended; ``carries`` keeps its curvature for another one."""
+        done_before = self._done_before(at, level)
+        if done_before >= level.evaluations:
+            self._done += level.evaluations * level.edge_px**2
+            return
         problem = level.begin(self.state)
         # L-BFGS takes a first step of 1-norm 1: in these units it moves each value by first_step on average.
         unit = problem.first_step * problem.start.numel()
@@ -180,12 +194,13 @@ class _Run:
         path = Path(problem.history if carries else 0)
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
+        self._done += done_before * level.edge_px**2
 
         def closure() -> Tensor:
             nonlocal best
             if self._should_stop():
                 raise SolveCancelled
-            self._check_limits(level, bests)
+            self._check_limits(level, done_before + len(bests), bests)
             y.grad = None
             x = problem.start + unit * y
             total, losses = problem(x)
@@ -207,11 +222,12 @@ class _Run:
             if self._budget:
                 left = min(left, max(self._budget - elapsed, 0.0))
             self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: problem.picture(point)))
+            self._keep(at, done_before + len(bests), lambda: problem.state(best))
             return total.detach()
 
         optimiser = torch.optim.LBFGS(
             [y],
-            max_iter=level.evaluations,
+            max_iter=level.evaluations - done_before,
             max_eval=level.evaluations * 2,  # the closure counts; this only has to be out of its way
             history_size=problem.history,
             tolerance_grad=0.0,
@@ -229,13 +245,41 @@ class _Run:
         self._path = path
         self._done = work_before + level.evaluations * level.edge_px**2
 
-    def _check_limits(self, level: Level, bests: Sequence[float]) -> None:
+    def _done_before(self, at: int, level: Level) -> int:
+        """Evaluations of a level that an earlier process made."""
+        resume = self._journal.resume
+        if resume is None or at > resume.level:
+            return 0
+        return resume.done if at == resume.level else level.evaluations
+
+    def _keep(self, at: int, done: int, best: Callable[[], State]) -> None:
+        now = time.monotonic()
+        if self._journal.keep is None or now - self._kept < self._journal.every_seconds:
+            return
+        self._kept = now
+        state = best()
+        self._journal.keep(
+            Checkpoint(
+                self._journal.key,
+                at,
+                done,
+                self.evaluations,
+                self.spent,
+                now - self._began,
+                self.first,
+                self.best,
+                state.grid,
+                state.change,
+            )
+        )
+
+    def _check_limits(self, level: Level, done: int, bests: Sequence[float]) -> None:
         if self._budget and self.evaluations:
             elapsed = time.monotonic() - self._began
             next_one = elapsed * level.edge_px**2 / self.spent
             if elapsed + next_one > self._budget:
                 raise _Stop("time_budget")
-        if len(bests) >= level.evaluations:
+        if done >= level.evaluations:
             raise _Stop("max_evaluations")
         if len(bests) > _PLATEAU_EVALUATIONS and bests[-1] > (1 - _PLATEAU_RELATIVE) * bests[-1 - _PLATEAU_EVALUATIONS]:
             raise _Stop("plateau")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.stylizer.core.checkpoint import Journal
 from services.stylizer.core.field import GRID_SHAPE
 from services.stylizer.core.local_affine import applied
 from services.stylizer.core.look import Look
@@ -116,6 +117,7 @@ class Transfer:
         on_stage: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        journal: Journal | None = None,
     ) -> TransferResult:
         """Compute.
 
@@ -123,6 +125,7 @@ class Transfer:
             on_stage: called as ``warm_start``, ``solve``, ``score`` begin.
             on_progress: called after each evaluation.
             should_stop: polled before each evaluation.
+            journal: the checkpoint to go on from, and who keeps new ones.
 
         Raises:
             LabelsUnmatched: the policy ``reject`` applies.
@@ -143,9 +146,9 @@ class Transfer:
         goal = functools.cache(lambda: self.goal(matches))
         with stage("solve"):
             if self.params.mode == "paper":
-                outcome = self._solve_paper(matches, warm, on_progress, should_stop)
+                outcome = self._solve_paper(matches, warm, on_progress, should_stop, journal)
             else:
-                outcome = self._solve_field(matches, warm, goal, on_progress, should_stop)
+                outcome = self._solve_field(matches, warm, goal, on_progress, should_stop, journal)
         with stage("score"):
             O = applied(outcome.coefficients, self.I).clamp(0, 1)
             quality = self.score(self.I + self.params.strength * (O - self.I), matches, goal())
@@ -158,6 +161,7 @@ class Transfer:
         goal: Callable[[], StyleGoal],
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        journal: Journal | None,
     ) -> Outcome:
         edge = max(self.I.shape[1:])
         plans = plan_levels(edge, self.params.max_evaluations)
@@ -176,7 +180,7 @@ class Transfer:
 
         levels = [level(plan) for plan in plans]
         budget = self.params.time_budget_seconds
-        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device), edge)
+        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device), edge, journal)
         with torch.no_grad():
             look = replace(warm.look, grid=solution.state.grid)
             field = LookField(look, self.I)
@@ -201,6 +205,7 @@ class Transfer:
         warm: LookField,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        journal: Journal | None,
     ) -> Outcome:
         masks = self._masks(matches)
         whole = all(
@@ -215,7 +220,7 @@ class Transfer:
             seed=params.seed,
             time_budget_seconds=params.time_budget_seconds,
         )
-        solution = solve_paper(self.trunk, photos, settings, on_progress, should_stop)
+        solution = solve_paper(self.trunk, photos, settings, on_progress, should_stop, journal)
         with torch.no_grad():
             look = warm.holding(solution.picture)
             coefficients = warm.shared(solution.coefficients)

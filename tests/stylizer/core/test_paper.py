@@ -12,6 +12,7 @@ from torch import Tensor
 
 from services.common.models import find_model
 from services.stylizer.core import paper_runs
+from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.cross_bilateral import bilateral_smoothed
 from services.stylizer.core.errors import ParameterError, SolveCancelled
 from services.stylizer.core.local_affine import applied, local_affine
@@ -259,3 +260,20 @@ def test_cuda_agrees_with_the_cpu() -> None:
     cuda = solve(PaperSettings(evaluations=2), random_vgg19().cuda(), there)
     assert cuda.first.total == pytest.approx(cpu.first.total, rel=1e-3)
     assert cuda.coefficients.is_cuda
+
+
+@pytest.mark.parametrize("after", [1, 5, 6, 7, 11])
+def test_an_interrupted_solve_goes_on_in_its_run(after: int) -> None:
+    settings = PaperSettings(evaluations=12)
+    kept: list[Checkpoint] = []
+    journal = Journal(keep=kept.append, every_seconds=0)
+    arguments = random_vgg19(), photos(torch.float32), settings
+    with pytest.raises(SolveCancelled):
+        solve_paper(*arguments, lambda _: None, lambda: len(kept) >= after, journal)
+    assert (kept[-1].level, kept[-1].done) == divmod(after, 6) if after % 6 else (0, 6)
+    seen: list[Progress] = []
+    resumed = solve_paper(*arguments, seen.append, lambda: False, Journal(resume=kept[-1]))
+    assert [progress.evaluation for progress in seen] == list(range(after + 1, 13))
+    assert resumed.evaluations == 12
+    assert resumed.first == kept[0].first
+    assert bool(torch.isfinite(resumed.picture).all())

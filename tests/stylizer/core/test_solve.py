@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from services.stylizer.core import solve as solve_module
+from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.field import GRID_SHAPE
 from services.stylizer.core.results import Losses
@@ -44,8 +45,9 @@ def run(
     budget: float = 0.0,
     on_progress: Callable[[Progress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    journal: Journal | None = None,
 ) -> Solution:
-    return solve(levels, budget, on_progress, should_stop, State.warm_start(CPU), 100)
+    return solve(levels, budget, on_progress, should_stop, State.warm_start(CPU), 100, journal)
 
 
 def valleys(*sizes: tuple[int, int]) -> list[Level]:
@@ -223,3 +225,41 @@ def test_time_left_follows_the_pixels_that_are_left(monkeypatch: pytest.MonkeyPa
 def test_what_is_not_finite_at_the_start_is_an_error() -> None:
     with pytest.raises(FloatingPointError, match="the objective is nan at the warm start"):
         run([Level(100, 4, lambda state: Valley(state, floor=float("nan")))])
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 5, 8, 9, 11, 12])
+def test_an_interrupted_solve_goes_on_where_it_stood(after: int) -> None:
+    levels = valleys((25, 4), (50, 4), (100, 4))
+    kept: list[Checkpoint] = []
+    with pytest.raises(SolveCancelled):
+        run(
+            [*levels, *valleys((100, 1))],
+            should_stop=lambda: len(kept) >= after,
+            journal=Journal(keep=kept.append, every_seconds=0),
+        )
+    assert [checkpoint.evaluations for checkpoint in kept] == list(range(1, after + 1))
+    seen: list[Progress] = []
+    resumed = run(levels, on_progress=seen.append, journal=Journal(resume=kept[-1]))
+    whole = run(levels)
+    assert [progress.evaluation for progress in seen] == list(range(after + 1, 13))
+    assert (resumed.evaluations, resumed.full_size_evaluations) == (12, whole.full_size_evaluations)
+    assert resumed.first == whole.first
+    assert resumed.final.total <= kept[-1].best.total
+    assert resumed.final.total < 0.5 * whole.first.total  # the curvature is found anew, so it is not the same point
+
+
+def test_checkpoints_come_at_intervals_and_count_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, kept = Clock(monkeypatch), list[Checkpoint]()
+    run([clock.level(50, 8), clock.level(100, 6)], journal=Journal(keep=kept.append, every_seconds=1.5))
+    assert [(each.level, each.done, each.elapsed_seconds) for each in kept] == [
+        (0, 6, 1.5),
+        (1, 1, 3.0),
+        (1, 3, 5.0),
+        (1, 5, 7.0),
+    ]
+    assert [each.spent for each in kept] == [6 * 50**2, *(8 * 50**2 + n * 100**2 for n in (1, 3, 5))]
+    seen: list[Progress] = []
+    resume = Journal(resume=kept[1])
+    solution = run([clock.level(50, 8), clock.level(100, 6)], budget=7.5, on_progress=seen.append, journal=resume)
+    assert [progress.elapsed_seconds for progress in seen] == [4.0, 5.0, 6.0, 7.0]
+    assert solution.stopped_by == "time_budget"
