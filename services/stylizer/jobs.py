@@ -12,6 +12,7 @@ from services.stylizer.core.params import TransferParams
 from services.stylizer.core.results import Losses, Quality
 
 __all__ = [
+    "Checkpointed",
     "Ended",
     "ExportJob",
     "Exported",
@@ -34,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StylizeJob:
-    """Solve a look and render it."""
+    """Solve a look and render it; ``checkpoint`` is one of this job to go on from, empty = from the warm start."""
 
     request_id: str
     content: bytes
@@ -43,6 +44,7 @@ class StylizeJob:
     style_labels: LabelMap | None
     params: TransferParams
     output: OutputFormat
+    checkpoint: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,14 @@ class Iterated:
 
 
 @dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint after so many evaluations, for ``StylizeJob.checkpoint``."""
+
+    data: bytes
+    evaluations: int
+
+
+@dataclass(frozen=True)
 class Picture:
     """The encoded result."""
 
@@ -192,4 +202,4 @@ class Ended:
     """The worker is free again; the last event of every job."""
 
 
-WorkerEvent = Ready | StageBegan | Iterated | Picture | Finished | Rendered | Exported | Failed | Ended
+WorkerEvent = Ready | StageBegan | Iterated | Checkpointed | Picture | Finished | Rendered | Exported | Failed | Ended

@@ -21,8 +21,9 @@ from services.common.wire import (
 from services.stylizer.core.errors import ParameterError
 from services.stylizer.core.lut import DEFAULT_POINTS, POINTS
 from services.stylizer.core.params import TransferParams
-from services.stylizer.core.results import LOOK_VERSION, Losses, Quality
+from services.stylizer.core.results import CHECKPOINT_VERSION, LOOK_VERSION, Losses, Quality
 from services.stylizer.jobs import (
+    Checkpointed,
     Exported,
     ExportJob,
     Finished,
@@ -110,9 +111,8 @@ def stylize_job(request: stylizer_pb2.StylizeRequest, request_id: str, limits: I
 
     Raises:
         InvalidArgument: naming the field, the value and the limit.
+        FailedPrecondition: the checkpoint is of another version.
     """
-    if request.HasField("checkpoint"):
-        raise InvalidArgument("checkpoint", "a checkpoint", "this version cannot resume a solve")
     params = params_from_message(request.params)
     output = output_format(request.output, "output")
     files, maps = {}, {}
@@ -120,7 +120,19 @@ def stylize_job(request: stylizer_pb2.StylizeRequest, request_id: str, limits: I
         files[name] = image_bytes(getattr(request, name), name, limits.max_bytes)
         photo = open_photo(files[name], name, limits)
         maps[name] = _labels(request, f"{name}_labels", photo.info, limits)
-    return StylizeJob(request_id, files["content"], files["style"], maps["content"], maps["style"], params, output)
+    checkpoint = _checkpoint_bytes(request.checkpoint) if request.HasField("checkpoint") else b""
+    photos, labels = (files["content"], files["style"]), (maps["content"], maps["style"])
+    return StylizeJob(request_id, *photos, *labels, params, output, checkpoint)
+
+
+def _checkpoint_bytes(checkpoint: progress_pb2.Checkpoint) -> bytes:
+    if not checkpoint.data:
+        raise InvalidArgument("checkpoint.data", "nothing", "must be a checkpoint made by this service")
+    if checkpoint.version not in (0, CHECKPOINT_VERSION):  # 0: the data says it, and the worker reads it
+        raise FailedPrecondition(
+            "checkpoint.version", checkpoint.version, f"this service reads version {CHECKPOINT_VERSION}"
+        )
+    return checkpoint.data
 
 
 def _labels(request: stylizer_pb2.StylizeRequest, field: str, info: PhotoInfo, limits: ImageLimits) -> LabelMap | None:
@@ -221,6 +233,12 @@ def stylize_responses(
                 elapsed_seconds=event.elapsed_seconds,
                 remaining_seconds=event.remaining_seconds,
                 preview_jpeg=event.preview_jpeg,
+            )
+        )
+    elif isinstance(event, Checkpointed):
+        yield response(
+            checkpoint=progress_pb2.Checkpoint(
+                data=event.data, version=CHECKPOINT_VERSION, evaluations=event.evaluations
             )
         )
     elif isinstance(event, Picture):

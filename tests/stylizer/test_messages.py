@@ -89,7 +89,7 @@ def test_bad_parameters_are_named(message: params_pb2.TransferParams, field: str
         ({"style": image_pb2.Image(uri="file:///etc/passwd")}, "style.uri"),
         ({"content_labels": labels_pb2.LabelMap(png=b"nonsense")}, "content_labels"),
         ({"content_labels": labels_pb2.LabelMap(png=index_png(10, 100))}, "content_labels"),
-        ({"checkpoint": progress_pb2.Checkpoint(version=1)}, "checkpoint"),
+        ({"checkpoint": progress_pb2.Checkpoint(version=1)}, "checkpoint.data"),
     ],
 )
 def test_bad_input_is_named(fields: dict[str, object], field: str) -> None:

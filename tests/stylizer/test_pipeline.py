@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -16,9 +17,10 @@ from services.common.config import StylizerSettings
 from services.common.images import ImageLimits, OutputFormat
 from services.common.label_maps import LabelMap
 from services.stylizer.core import affine_strip, cross_bilateral, matting_kernels
+from services.stylizer.core.errors import CheckpointError
 from services.stylizer.core.params import TransferParams
 from services.stylizer.features import FeatureNetwork
-from services.stylizer.jobs import Finished, Picture, RenderJob, StylizeJob, WorkerEvent
+from services.stylizer.jobs import Checkpointed, Finished, Iterated, Picture, RenderJob, StylizeJob, WorkerEvent
 from services.stylizer.pipeline import Pipeline
 from services.stylizer.worker import _warm_network
 
@@ -129,6 +131,28 @@ def test_strength_zero_is_the_photo_bit_for_bit(
     picture, finished = stylized(network, job)
     assert np.array_equal(values(picture), values(job.content))
     assert np.array_equal(values(rendered(network, finished.look, job, strength=0.0)), values(job.content))
+
+
+@pytest.mark.parametrize("mode", ["field", "paper"])
+def test_a_job_goes_on_from_its_checkpoint(network: FeatureNetwork, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr("services.stylizer.pipeline._CHECKPOINT_SECONDS", 0.0)
+    job = stylize_job(mode=mode, max_evaluations=8)
+    kept = [event for event in run(network, job) if isinstance(event, Checkpointed)]
+    assert [event.evaluations for event in kept] == list(range(1, 9))
+    resumed = replace(job, checkpoint=kept[4].data, params=replace(job.params, preview_every=1))
+    events = run(network, resumed)
+    assert [event.evaluation for event in events if isinstance(event, Iterated)] == [6, 7, 8]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].evaluations == 8
+
+    for other in (
+        replace(job, style=photo(100, 100, 3)),
+        replace(job, params=replace(job.params, content_weight=6.0)),
+        replace(job, content_labels=halves(WIDTH, HEIGHT - 1)),
+        replace(job, style_labels=None),
+    ):
+        with pytest.raises(CheckpointError, match="one of another request"):
+            run(network, replace(other, checkpoint=kept[4].data))
 
 
 def test_a_warm_worker_compiles_nothing(network: FeatureNetwork) -> None:

@@ -63,7 +63,9 @@ class StylizeRequest(google.protobuf.message.Message):
 
     @property
     def checkpoint(self) -> dpst.v1.progress_pb2.Checkpoint:
-        """State to resume from. Not used by this version, which refuses it."""
+        """State to resume from: the last one of a stream that broke, of a request with the same photos, labels and parameters
+        (`time_budget_seconds` and `preview_every` may differ). Unset = from the start.
+        """
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ Global___StylizeRequest: typing_extensions.TypeAlias = StylizeRequest
 
 @typing.final
 class StylizeResponse(google.protobuf.message.Message):
-    """One event of a solve, in this order: queued*, stage and iteration*, chunk+, done."""
+    """One event of a solve, in this order: queued*, stage and iteration and checkpoint*, chunk+, done."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -109,7 +111,7 @@ class StylizeResponse(google.protobuf.message.Message):
 
     @property
     def checkpoint(self) -> dpst.v1.progress_pb2.Checkpoint:
-        """State from which the solve can be resumed. Not sent by this version."""
+        """State from which the solve can be resumed, every two seconds of solving; each one replaces those before."""
 
     @property
     def chunk(self) -> dpst.v1.image_pb2.PictureChunk:

@@ -141,10 +141,10 @@ class Journal:
         key: of what is solved.
         resume: the point to go on from; None = the warm start.
         keep: takes each new checkpoint; None = nobody does.
-        every_seconds: between two of them.
+        every_seconds: between two of them; 0 = after every evaluation.
     """
 
     key: str = ""
     resume: Checkpoint | None = None
     keep: Callable[[Checkpoint], None] | None = None
-    every_seconds: float = 2.0
+    every_seconds: float = 0.0
