@@ -143,7 +143,39 @@ class StylizerSettings(_ModelSettings):
         description='Feature network as "name" or "name/version"; auto takes the first found, else built-in.',
     )
     queue_limit: int = Field(
-        default=16, ge=0, description="Requests that may wait for a slot before new ones are refused."
+        default=16,
+        ge=0,
+        le=10_000,
+        description="Requests that may wait for a slot before new ones are refused; low priority may fill half of it, "
+        "normal seven eighths.",
+    )
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Worker processes; with CUDA the n-th has the n-th device for itself."
+    )
+    slots: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Jobs that one worker computes at the same time; on a CPU they share the cores, so that more than "
+        "one gains little.",
+    )
+    worker_beat_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        description="A worker that shows no life for so long is killed and started again; a busy machine may hold a "
+        "process up for seconds.",
+    )
+    worker_stall_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="A worker with a job that reached no point at which it could be stopped for so long is killed; the "
+        "longest way between two is the encoding of a large AVIF.",
+    )
+    worker_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory at which a worker is killed before the system kills something else; 0 takes nine tenths of "
+        "what the machine or the container has, divided by the workers.",
     )
 
 

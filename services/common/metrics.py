@@ -57,6 +57,12 @@ class Metrics:
             "dpst_cache_requests_total", "Requests to a cache.", ("cache", "result"), registry=self.registry
         )
         self.cache_bytes = Gauge("dpst_cache_bytes", "Bytes of kept results.", ("cache",), registry=self.registry)
+        self.worker_restarts_total = Counter(
+            "dpst_worker_restarts_total", "Workers that were lost and replaced.", ("reason",), registry=self.registry
+        )
+        self.device_memory_bytes = Gauge(
+            "dpst_device_memory_bytes", "Memory of the workers.", ("kind",), registry=self.registry
+        )
         self._server = _RpcFamily(self.registry, "server")
         self._client = _RpcFamily(self.registry, "client")
 

@@ -34,17 +34,19 @@ class FeatureNetwork:
     info: NetworkInfo
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device that ``DPST_DEVICE`` asks for.
+def pick_device(wanted: str, index: int = 0) -> torch.device:
+    """The device that ``DPST_DEVICE`` asks for; with CUDA the one of that index.
 
     Raises:
-        ModelError: ``cuda`` was asked for and is not there.
+        ModelError: ``cuda`` was asked for and is not there, or not so many devices are.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ModelError("DPST_DEVICE=cuda but torch finds no CUDA device; set DPST_DEVICE=auto or cpu to run without")
-    return torch.device("cuda", 0)
+    if index >= torch.cuda.device_count():
+        raise ModelError(f"DPST_WORKERS asks for CUDA device {index}, there are {torch.cuda.device_count()}")
+    return torch.device("cuda", index)
 
 
 def load_features(model: Model, device: torch.device) -> FeatureNetwork:

@@ -51,7 +51,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         self._metrics = metrics
         self._limits = ImageLimits.of(settings)
         self._max_export_bytes = settings.max_message_bytes - _MESSAGE_MARGIN_BYTES
-        self._supervisor = Supervisor(settings, metrics.queue_depth.set)
+        self._supervisor = Supervisor(settings, metrics)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add this servicer."""

@@ -1,74 +1,158 @@
-"""A bounded first-come queue in front of the worker, which tells everyone where they stand."""
+"""A bounded queue in front of the workers' slots: priorities that age, and everyone is told where they stand."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import bisect
+import itertools
+import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Generic, TypeVar
 
 from services.common.errors import ResourceExhausted
 
-__all__ = ["Slots"]
+__all__ = ["Priority", "Slots"]
 
 _RETRY_SECONDS = 5.0
 """Advice to a refused caller when no job has been timed yet; a default solve takes 10 to 20 s on two cores."""
 
+_AGEING_SECONDS = 60.0
+"""A request that has waited so much longer than one of the next higher priority goes first: nobody waits for ever."""
 
-class Slots:
-    """One slot and a queue of at most ``limit`` waiting callers.
+_T = TypeVar("_T")
 
-    ``on_depth`` is told the number of waiting callers whenever it changes.
+
+class Priority(IntEnum):
+    """How urgent a job is; the most urgent one is the least number."""
+
+    AGAIN = -1
+    """Given up by a worker that died: it has had its turn."""
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[_T]):
+    key: tuple[float, int]
+    position: int = 0
+    told: asyncio.Queue[int | _T | Exception] = field(default_factory=asyncio.Queue)
+
+
+class Slots(Generic[_T]):
+    """Slots that are offered, and a queue of at most ``limit`` callers that wait for one.
+
+    Part of the queue is kept free for those who are more urgent: LOW may fill half of it, NORMAL seven eighths. A
+    request's place is its time of arrival plus ``_AGEING_SECONDS`` for each step of priority below HIGH.
+
+    Args:
+        limit: most waiting callers.
+        on_depth: told the number of waiting callers whenever it changes.
     """
 
     def __init__(self, limit: int, on_depth: Callable[[int], None]) -> None:
         self._limit, self._on_depth = limit, on_depth
-        self._busy = False
-        self._waiting: deque[asyncio.Queue[int]] = deque()
+        self._free: list[_T] = []
+        self._busy = 0
+        self._waiting: list[_Waiting[_T]] = []
+        self._numbers = itertools.count()
         self._job_seconds = 0.0
 
     def eta_seconds(self, position: int) -> float:
         """Estimated seconds until the caller at a position is served; 0 if nothing was timed yet."""
-        return position * self._job_seconds
+        return position * self._job_seconds / max(1, self._busy)
 
-    async def acquire(self) -> AsyncGenerator[int, None]:
-        """Take the slot; yields the number of callers ahead as long as there are any, ends when the slot is ours.
+    def room(self, priority: Priority) -> int:
+        """How many callers may wait before one of this priority is refused."""
+        if priority is Priority.LOW:
+            return self._limit - self._limit // 2
+        return self._limit - self._limit // 8 if priority is Priority.NORMAL else self._limit
+
+    async def acquire(self, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
+        """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.
+
+        What is yielded last is to be given back (``release``, or ``lose``). AGAIN is never refused.
 
         Raises:
             ResourceExhausted: the queue is full.
         """
-        if not self._busy:
-            self._busy = True
+        if self._free:
+            self._busy += 1
+            yield self._free.pop(0)
             return
-        if len(self._waiting) >= self._limit:
+        if priority is not Priority.AGAIN and len(self._waiting) >= self.room(priority):
             wait = self._job_seconds or _RETRY_SECONDS
-            raise ResourceExhausted(f"the queue is full: {self._limit} requests are waiting", wait)
-        ticket: asyncio.Queue[int] = asyncio.Queue()
-        self._waiting.append(ticket)
-        self._on_depth(len(self._waiting))
-        position = len(self._waiting)
+            raise ResourceExhausted(f"the queue is full: {len(self._waiting)} requests are waiting", wait)
+        arrived = float("-inf") if priority is Priority.AGAIN else time.monotonic() + priority * _AGEING_SECONDS
+        ticket = _Waiting[_T]((arrived, next(self._numbers)))
+        bisect.insort(self._waiting, ticket, key=lambda waiting: waiting.key)
+        self._tell_positions()
+        slot: _T | None = None
         try:
-            while position:
-                yield position
-                position = await ticket.get()
+            while slot is None:
+                told = await _news(ticket)
+                if not isinstance(told, int):
+                    slot = told
+                yield told
         except BaseException:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 self._tell_positions()
-            else:
-                self.release()  # the slot was handed to us in the same moment
+            elif slot is None:
+                self._pass_on(ticket)
             raise
 
-    def release(self, job_seconds: float = 0.0) -> None:
-        """Give the slot to the next caller; ``job_seconds`` is how long it was held, for estimates."""
+    def offer(self, slot: _T) -> None:
+        """Add a slot, that of a worker which has become warm."""
+        if not self._waiting:
+            self._free.append(slot)
+            return
+        self._busy += 1
+        self._waiting.pop(0).told.put_nowait(slot)
+        self._tell_positions()
+
+    def release(self, slot: _T, job_seconds: float = 0.0) -> None:
+        """Give a slot back to the next caller; ``job_seconds`` is how long it was held, for estimates."""
         if job_seconds:
             self._job_seconds = 0.7 * self._job_seconds + 0.3 * job_seconds if self._job_seconds else job_seconds
-        if not self._waiting:
-            self._busy = False
-            return
-        self._waiting.popleft().put_nowait(0)
-        self._tell_positions()
+        self._busy -= 1
+        self.offer(slot)
+
+    def lose(self) -> None:
+        """A slot that was taken is gone with its worker."""
+        self._busy -= 1
+
+    def withdraw(self, slot: _T) -> None:
+        """Take a slot away, if nobody has it: its worker is gone."""
+        if slot in self._free:
+            self._free.remove(slot)
+
+    def dismiss(self, error: Exception) -> None:
+        """Fail everyone who waits."""
+        waiting, self._waiting = self._waiting, []
+        for ticket in waiting:
+            ticket.told.put_nowait(error)
+        self._on_depth(0)
+
+    def _pass_on(self, ticket: _Waiting[_T]) -> None:
+        """The slot was handed over in the moment in which its caller left."""
+        while not ticket.told.empty():
+            told = ticket.told.get_nowait()
+            if not isinstance(told, int | Exception):
+                self.release(told)
 
     def _tell_positions(self) -> None:
         self._on_depth(len(self._waiting))
         for position, ticket in enumerate(self._waiting, 1):
-            ticket.put_nowait(position)
+            if position != ticket.position:
+                ticket.position = position
+                ticket.told.put_nowait(position)
+
+
+async def _news(ticket: _Waiting[_T]) -> int | _T:
+    told = await ticket.told.get()
+    if isinstance(told, Exception):
+        raise told
+    return told

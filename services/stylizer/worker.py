@@ -1,18 +1,19 @@
-"""The worker process: owns the device and the warm weights, runs one job at a time.
+"""The worker process: owns one device and the warm weights, runs as many jobs at a time as it has slots.
 
 It is spawned, never forked (CUDA does not survive a fork), and talks over one pipe. Nothing of gRPC runs here, so
-health checks answer in milliseconds while it computes.
+health checks answer in milliseconds while it computes. Its main thread only listens and beats: a heart that stands
+still tells the parent that the whole process does, and a job that has not asked for long whether it should stop, that
+this job does.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -31,82 +32,130 @@ from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.features import FeatureNetwork, load_features, pick_device
 from services.stylizer.jobs import Ended, Failed, Job, Ready, WorkerEvent
 from services.stylizer.pipeline import Pipeline, service_error
+from services.stylizer.vitals import Vitals
 
 __all__ = ["worker_main"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def worker_main(settings: StylizerSettings, pipe: Connection, cancelled: ctypes.c_longlong) -> None:
-    """Run jobs until None comes instead of one, or the pipe closes.
+_BEAT_SECONDS = 0.25
+
+
+class _Running:
+    """A job that is being computed."""
+
+    def __init__(self) -> None:
+        self.moved = time.monotonic()
+        self.cancelled = False
+
+    def should_stop(self) -> bool:
+        self.moved = time.monotonic()
+        return self.cancelled
+
+
+class _Worker:
+    def __init__(self, network: FeatureNetwork, settings: StylizerSettings, pipe: Connection) -> None:
+        self._network, self._settings, self._pipe = network, settings, pipe
+        self._running: dict[int, _Running] = {}
+        self._sending = threading.Lock()
+
+    @property
+    def moved(self) -> float:
+        return min((running.moved for running in list(self._running.values())), default=time.monotonic())
+
+    def begin(self, number: int) -> None:
+        self._running[number] = _Running()
+
+    def cancel(self, number: int | None = None) -> None:
+        """Stop one job within an evaluation, or all."""
+        for each, running in list(self._running.items()):
+            if number in (each, None):
+                running.cancelled = True
+
+    def emit(self, number: int, event: WorkerEvent) -> None:
+        with self._sending:
+            self._pipe.send((number, event))
+
+    def run(self, number: int, job: Job) -> None:
+        bind_request_id(job.request_id)
+        running = self._running[number]
+        began = time.monotonic()
+
+        def emit(event: WorkerEvent) -> None:
+            running.moved = time.monotonic()
+            self.emit(number, event)
+
+        outcome = "done"
+        try:
+            Pipeline(self._network, ImageLimits.of(self._settings), emit, running.should_stop).run(job)
+        except SolveCancelled:
+            outcome = "cancelled"
+        except Exception as error:
+            outcome = "failed"
+            public = service_error(error)
+            if not isinstance(public, ServiceError):
+                _log.exception("job failed")
+                public = RuntimeError(f"{type(error).__name__}: {error}")  # the original may not pickle
+            emit(Failed(public))
+        seconds = round(time.monotonic() - began, 3)
+        _log.info("job ended", job=type(job).__name__, outcome=outcome, seconds=seconds)
+        del self._running[number]
+        self.emit(number, Ended())
+
+
+def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals: Vitals) -> None:
+    """Run jobs until the pipe closes or says so.
 
     Args:
         settings: of the stylizer process.
-        pipe: receives ``(number, job)``, sends ``(number, event)``; number 0 is the start.
-        cancelled: number of the job that is to stop.
+        index: of this worker, from 0; with CUDA that of its device.
+        pipe: receives ``(number, job)``, ``(number, None)`` to cancel that job and ``None`` to end; sends ``(number,
+            event)``, where number 0 is the start.
+        vitals: in shared memory.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which drains
+    for number in (signal.SIGINT, signal.SIGTERM):  # a whole process group is told, but the parent is who drains
+        signal.signal(number, signal.SIG_IGN)
     configure_logs("stylizer.worker", settings)
+    threads = ThreadPoolExecutor(settings.slots, "slot", initializer=_prepare_thread, initargs=(settings,))
     try:
-        network = _warm_network(settings)
+        network = threads.submit(_warm_network, settings, index).result()
     except ModelError as error:
         pipe.send((0, Failed(error)))
         return
-    pipe.send((0, Ready(network.info)))
+    worker = _Worker(network, settings, pipe)
+    vitals.beat = vitals.moved = time.monotonic()
+    worker.emit(0, Ready(network.info))
     while True:
+        vitals.beat, vitals.moved = time.monotonic(), worker.moved
+        if not pipe.poll(_BEAT_SECONDS):
+            continue
         try:
-            number, job = pipe.recv()
-        except EOFError:
-            return
+            message = pipe.recv()
+        except EOFError:  # the parent is gone
+            message = None
+        if message is None:
+            break
+        number, job = message
         if job is None:
-            return
-        _run(network, settings, pipe, number, job, _should_stop(cancelled, number))
+            worker.cancel(number)
+        else:
+            worker.begin(number)
+            threads.submit(worker.run, number, job)
+    worker.cancel()
+    threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(
-    network: FeatureNetwork,
-    settings: StylizerSettings,
-    pipe: Connection,
-    number: int,
-    job: Job,
-    should_stop: Callable[[], bool],
-) -> None:
-    bind_request_id(job.request_id)
-    began = time.monotonic()
-
-    def emit(event: WorkerEvent) -> None:
-        pipe.send((number, event))
-
-    outcome = "done"
-    try:
-        Pipeline(network, ImageLimits.of(settings), emit, should_stop).run(job)
-    except SolveCancelled:
-        outcome = "cancelled"
-    except Exception as error:
-        outcome = "failed"
-        public = service_error(error)
-        if not isinstance(public, ServiceError):
-            _log.exception("job failed")
-            public = RuntimeError(f"{type(error).__name__}: {error}")  # the original may not pickle
-        emit(Failed(public))
-    emit(Ended())
-    _log.info("job ended", job=type(job).__name__, outcome=outcome, seconds=round(time.monotonic() - began, 3))
-
-
-def _should_stop(cancelled: ctypes.c_longlong, number: int) -> Callable[[], bool]:
-    parent = multiprocessing.parent_process()
-
-    def should_stop() -> bool:
-        return cancelled.value == number or (parent is not None and not parent.is_alive())
-
-    return should_stop
-
-
-def _warm_network(settings: StylizerSettings) -> FeatureNetwork:
-    """Load the weights and run once through everything, so that the first request compiles nothing."""
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+def _prepare_thread(settings: StylizerSettings) -> None:
+    """Each thread has its own processor flags and its own team of helpers."""
+    cores = settings.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // (settings.slots * settings.workers)))
     torch.set_flush_denormal(True)
-    device = pick_device(settings.device)
+
+
+def _warm_network(settings: StylizerSettings, index: int) -> FeatureNetwork:
+    """Load the weights and run once through everything, so that the first request compiles nothing."""
+    device = pick_device(settings.device, index)
     models_dir = settings.models_dir or user_models_dir()
     model = find_model(models_dir, "features", settings.features_model, embedded_models_dir("features"))
     if model is None:

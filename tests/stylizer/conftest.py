@@ -67,7 +67,7 @@ def start_stylizer(folder: Path, **settings: str) -> Stylizer:
 
 @pytest.fixture(scope="session")
 def shared_stylizer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stylizer]:
-    stylizer = start_stylizer(tmp_path_factory.mktemp("stylizer"), DPST_QUEUE_LIMIT="1")
+    stylizer = start_stylizer(tmp_path_factory.mktemp("stylizer"), DPST_QUEUE_LIMIT="1", DPST_WORKER_BEAT_SECONDS="2")
     yield stylizer
     stylizer.process.send_signal(signal.SIGTERM)
     try:

@@ -22,7 +22,7 @@ from services.stylizer.core.params import TransferParams
 from services.stylizer.features import FeatureNetwork
 from services.stylizer.jobs import Checkpointed, Finished, Iterated, Picture, RenderJob, StylizeJob, WorkerEvent
 from services.stylizer.pipeline import Pipeline
-from services.stylizer.worker import _warm_network
+from services.stylizer.worker import _prepare_thread, _warm_network
 
 WIDTH, HEIGHT = 120, 90
 LIMITS = ImageLimits.of(StylizerSettings())
@@ -35,7 +35,9 @@ def network() -> Iterator[FeatureNetwork]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DPST_MODELS_DIR", raising=False)
         threads = torch.get_num_threads()
-        yield _warm_network(StylizerSettings(device="cpu", threads=threads))
+        settings = StylizerSettings(device="cpu", threads=threads)
+        _prepare_thread(settings)
+        yield _warm_network(settings, 0)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
 

@@ -182,20 +182,63 @@ async def test_second_caller_queues_and_third_is_refused(stub: Stub) -> None:
     assert last.HasField("done")
 
 
-async def test_killed_worker_gives_unavailable_and_comes_back(stub: Stub, stylizer: Stylizer) -> None:
-    call = stub.Stylize(LONG)
-    async for event in call:
-        if event.HasField("iteration"):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_a_job_goes_on_when_its_worker_is_lost(stub: Stub, stylizer: Stylizer, number: signal.Signals) -> None:
+    events = aiter(stub.Stylize(request(solve_edge=256, evaluations=100)))
+    async for event in events:
+        if event.HasField("checkpoint"):
             break
-    os.kill(worker_of(stylizer.process.pid), signal.SIGKILL)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
+    os.kill(worker_of(stylizer.process.pid), number)
+    rest = [event async for event in events]
+    kept = [event.checkpoint for event in [event, *rest] if event.HasField("checkpoint")]
+    done = [event.iteration.evaluation for event in rest if event.HasField("iteration")]
+    restart = next(at for at, event in enumerate(rest) if event.HasField("stage"))
+    before = sum(event.HasField("iteration") for event in rest[:restart])
+    assert done[before] - 1 in [checkpoint.evaluations for checkpoint in kept]
+    chunks = [event.chunk for event in rest if event.HasField("chunk")]
+    assert [chunk.offset_bytes for chunk in chunks][:1] == [0]
+    assert sum(len(chunk.data) for chunk in chunks) == chunks[0].total_bytes
+    assert rest[-1].done.report.evaluations == done[-1]
+
+
+async def test_a_job_that_loses_two_workers_is_unavailable(stub: Stub, stylizer: Stylizer) -> None:
+    call = stub.Stylize(LONG)
+    events = aiter(call)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it fails at one of these steps
+        for _ in range(2):
+            async for event in events:
+                if event.HasField("iteration"):
+                    break
+            os.kill(worker_of(stylizer.process.pid), signal.SIGKILL)
+        async for _ in events:
             pass
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert any(key == "grpc-retry-pushback-ms" for key, _ in caught.value.trailing_metadata() or ())
     assert not await stylizer.is_serving()
     await stylizer.wait_ready()
-    events, _ = await finished(stub, request(evaluations=1))
-    assert events[-1].HasField("done")
+    events_of_another, _ = await finished(stub, request(evaluations=1))
+    assert events_of_another[-1].HasField("done")
+
+
+async def test_a_broken_stream_is_resumed_from_its_checkpoint(stub: Stub) -> None:
+    message = request(solve_edge=256, evaluations=100)
+    call = stub.Stylize(message)
+    async for event in call:
+        if event.HasField("checkpoint"):
+            message.checkpoint.CopyFrom(event.checkpoint)
+            break
+    call.cancel()
+    events, _ = await finished(stub, message)
+    first = next(event.iteration for event in events if event.HasField("iteration"))
+    assert first.evaluation == message.checkpoint.evaluations + 1 > 1
+    message.params.content_weight = 6
+    with pytest.raises(grpc.aio.AioRpcError, match="checkpoint: got one of another request") as caught:
+        await finished(stub, message)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    message.checkpoint.data = message.checkpoint.data[:-9]
+    with pytest.raises(grpc.aio.AioRpcError, match=r"checkpoint\.data") as caught:
+        await finished(stub, message)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def worker_of(pid: int) -> int:

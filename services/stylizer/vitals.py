@@ -1,0 +1,18 @@
+"""What a worker shows of itself without being asked, in memory that it shares with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["Vitals"]
+
+
+class Vitals(ctypes.Structure):
+    """Times on the machine's monotonic clock, which all its processes share; 0 until the worker is warm.
+
+    Attributes:
+        beat: when the main thread was last seen.
+        moved: when the job that is silent for longest last asked whether it should stop; as ``beat`` without a job.
+    """
+
+    _fields_ = (("beat", ctypes.c_double), ("moved", ctypes.c_double))
