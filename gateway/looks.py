@@ -87,6 +87,7 @@ def _render_request(request: photo_style_pb2.RenderLookRequest) -> stylizer_pb2.
         strength=request.strength if request.HasField("strength") else None,
         preserve=request.preserve,
         output=request.output,
+        priority=request.priority,
     )
 
 

@@ -84,6 +84,8 @@ class Pipeline:
             style_labels=style.labels,
             params=transfer.params,
             output=transfer.output,
+            priority=transfer.priority,
+            best_effort=transfer.best_effort,
         )
         async with aclosing(self._stylize(request, deadline)) as responses:
             async for response in responses:

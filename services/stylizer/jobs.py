@@ -35,7 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StylizeJob:
-    """Solve a look and render it; ``checkpoint`` is one of this job to go on from, empty = from the warm start."""
+    """Solve a look and render it.
+
+    ``pixels`` are the content photo's. ``checkpoint`` is one of this job to go on from, empty = from the warm start.
+    ``solve_until`` is when the solve has to end with what it has, on the machine's monotonic clock; 0 = no such time.
+    """
 
     request_id: str
     content: bytes
@@ -44,7 +48,9 @@ class StylizeJob:
     style_labels: LabelMap | None
     params: TransferParams
     output: OutputFormat
+    pixels: int = 0
     checkpoint: bytes = b""
+    solve_until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class RenderJob:
     strength: float
     preserve: str
     output: OutputFormat
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class ExportJob:
     label: str
     per_label: bool
     max_bytes: int
+    pixels: int = 0
 
 
 Job = StylizeJob | RenderJob | ExportJob

@@ -36,12 +36,14 @@ from services.stylizer.jobs import (
     StylizeJob,
     WorkerEvent,
 )
+from services.stylizer.slots import Priority
 
 __all__ = [
     "export_job",
     "export_response",
     "params_from_message",
     "params_message",
+    "priority",
     "queued_message",
     "render_job",
     "stage_times",
@@ -115,14 +117,29 @@ def stylize_job(request: stylizer_pb2.StylizeRequest, request_id: str, limits: I
     """
     params = params_from_message(request.params)
     output = output_format(request.output, "output")
-    files, maps = {}, {}
+    files, maps, pixels = {}, {}, 0
     for name in ("content", "style"):
         files[name] = image_bytes(getattr(request, name), name, limits.max_bytes)
         photo = open_photo(files[name], name, limits)
         maps[name] = _labels(request, f"{name}_labels", photo.info, limits)
+        pixels = pixels or photo.info.width_px * photo.info.height_px
     checkpoint = _checkpoint_bytes(request.checkpoint) if request.HasField("checkpoint") else b""
     photos, labels = (files["content"], files["style"]), (maps["content"], maps["style"])
-    return StylizeJob(request_id, *photos, *labels, params, output, checkpoint)
+    return StylizeJob(request_id, *photos, *labels, params, output, pixels, checkpoint)
+
+
+def priority(number: params_pb2.Priority.ValueType) -> Priority:
+    """How urgent a request is.
+
+    Raises:
+        InvalidArgument: no such priority.
+    """
+    if number not in params_pb2.Priority.values():
+        names = ", ".join(params_pb2.Priority.keys()[1:])
+        raise InvalidArgument("priority", number, f"must be one of {names}")
+    if number == params_pb2.PRIORITY_UNSPECIFIED:
+        return Priority.NORMAL
+    return Priority[params_pb2.Priority.Name(number).removeprefix("PRIORITY_")]
 
 
 def _checkpoint_bytes(checkpoint: progress_pb2.Checkpoint) -> bytes:
@@ -159,9 +176,10 @@ def render_job(request: stylizer_pb2.RenderRequest, request_id: str, limits: Ima
     except InvalidArgument as error:  # these stand in the request itself
         raise InvalidArgument(error.field.removeprefix("params."), error.value, error.limit) from error
     content = image_bytes(request.content, "content", limits.max_bytes)
-    open_photo(content, "content", limits)
+    info = open_photo(content, "content", limits).info
     output = output_format(request.output, "output")
-    return RenderJob(request_id, look, content, params.strength, params.preserve, output)
+    pixels = info.width_px * info.height_px
+    return RenderJob(request_id, look, content, params.strength, params.preserve, output, pixels)
 
 
 def export_job(
@@ -180,8 +198,9 @@ def export_job(
     if request.label and request.per_label:
         raise InvalidArgument("label", repr(request.label), "must be empty if per_label is set")
     content = image_bytes(request.content, "content", limits.max_bytes)
-    open_photo(content, "content", limits)
-    return ExportJob(request_id, look, content, points, request.label, request.per_label, max_bytes)
+    info = open_photo(content, "content", limits).info
+    pixels = info.width_px * info.height_px
+    return ExportJob(request_id, look, content, points, request.label, request.per_label, max_bytes, pixels)
 
 
 def _look_bytes(look: look_pb2.Look) -> bytes:

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.errors import CheckpointError, LabelsUnmatched, LookError, ParameterError
 from services.stylizer.core.look import Look
 from services.stylizer.core.look_field import LookField
-from services.stylizer.core.params import TransferParams
+from services.stylizer.core.params import RANGES, TransferParams
 from services.stylizer.core.solve import Progress
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.export import ColourPairs, lookup_tables
@@ -55,6 +56,9 @@ _MAX_ASPECT = 32
 
 _ASPECT_TOLERANCE = 0.02
 """A look fits another frame whose aspect ratio differs by less; the masks are stretched by that much."""
+
+_LEAST_BUDGET_SECONDS = 1e-3
+"""One evaluation is made whatever the budget; 0 would be none."""
 
 _CHECKPOINT_SECONDS = 2.0
 """Work that is lost at most with a worker; one checkpoint costs about 10 ms and has 1 to 2 MB."""
@@ -108,9 +112,10 @@ class Pipeline:
         if unknown:
             have = ", ".join(sorted(content_regions.names))
             raise InvalidArgument(f"params.label_strengths[{unknown[0]}]", "no such label", f"the photo has: {have}")
+        journal = self._journal(job)
         transfer = Transfer(
             trunk=self._network.trunk,
-            params=params,
+            params=_in_time(job, journal),
             I=_tensor(I, device),
             S=_tensor(S, device),
             content=content_regions,
@@ -121,7 +126,7 @@ class Pipeline:
             lambda stage: self._emit(StageBegan(stage)),
             lambda progress: self._progress(job, progress),
             self._should_stop,
-            self._journal(job),
+            journal,
         )
         self._seconds.update(result.stage_seconds)
         outcome = result.outcome
@@ -279,6 +284,16 @@ def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
     if long_edge > _MAX_ASPECT * short_edge:
         raise InvalidArgument(field, f"{width}x{height}", f"the aspect ratio must be at most {_MAX_ASPECT}:1")
     return max(params.solve_edge_px, math.ceil(_LEAST_SHORT_EDGE_PX * long_edge / short_edge))
+
+
+def _in_time(job: StylizeJob, journal: Journal) -> TransferParams:
+    """The job's parameters with the time budget that is left; it counts from the first start of the solve."""
+    if not job.solve_until:
+        return job.params
+    before = journal.resume.elapsed_seconds if journal.resume else 0.0
+    left = max(job.solve_until - time.monotonic(), 0.0) + before
+    budget = min(job.params.time_budget_seconds or math.inf, left, RANGES["time_budget_seconds"][1])
+    return replace(job.params, time_budget_seconds=max(budget, _LEAST_BUDGET_SECONDS))
 
 
 def _restyled(look: Look, proxy: Tensor) -> Tensor:

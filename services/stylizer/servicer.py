@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc.aio
-from dpst.v1 import progress_pb2, stylizer_pb2, stylizer_pb2_grpc
+from dpst.v1 import params_pb2, progress_pb2, stylizer_pb2, stylizer_pb2_grpc
 
 from services.common.config import StylizerSettings
 from services.common.errors import NotFound
@@ -21,13 +21,14 @@ from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Q
 from services.stylizer.messages import (
     export_job,
     export_response,
+    priority,
     queued_message,
     render_job,
     stage_times,
     stylize_job,
     stylize_responses,
 )
-from services.stylizer.supervisor import Supervisor
+from services.stylizer.supervisor import Supervisor, Terms
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -77,10 +78,12 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
     ) -> AsyncIterator[stylizer_pb2.StylizeResponse]:
         """See the proto."""
         request_id = current_request_id()
+        terms = _terms(context, request.priority, request.best_effort)
+        self._supervisor.check_room(terms.priority)
         job = await asyncio.to_thread(stylize_job, request, request_id, self._limits)
         self._check_features(job.params.features)
         picture: Picture | None = None
-        async with contextlib.aclosing(self._measured(job)) as events:
+        async with contextlib.aclosing(self._measured(job, terms)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     picture = event
@@ -91,9 +94,11 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         self, request: stylizer_pb2.RenderRequest, context: _Context
     ) -> AsyncIterator[stylizer_pb2.RenderResponse]:
         """See the proto."""
+        terms = _terms(context, request.priority)
+        self._supervisor.check_room(terms.priority)
         job = await asyncio.to_thread(render_job, request, current_request_id(), self._limits)
         picture: Picture | None = None
-        async with contextlib.aclosing(self._measured(job)) as events:
+        async with contextlib.aclosing(self._measured(job, terms)) as events:
             async for event in events:
                 if isinstance(event, Picture):
                     picture = event
@@ -111,9 +116,11 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         self, request: stylizer_pb2.StylizerExportLookRequest, context: _Context
     ) -> stylizer_pb2.StylizerExportLookResponse:
         """See the proto."""
+        terms = _terms(context)
+        self._supervisor.check_room(terms.priority)
         job = await asyncio.to_thread(export_job, request, current_request_id(), self._limits, self._max_export_bytes)
         exported: Exported | None = None
-        async with contextlib.aclosing(self._measured(job)) as events:
+        async with contextlib.aclosing(self._measured(job, terms)) as events:
             async for event in events:
                 if isinstance(event, Exported):
                     exported = event
@@ -130,12 +137,12 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                 f"params.features: no model {wanted!r} here, this stylizer holds {network.name}/{network.version}"
             )
 
-    async def _measured(self, job: Job) -> AsyncGenerator[Queued | WorkerEvent, None]:
+    async def _measured(self, job: Job, terms: Terms) -> AsyncGenerator[Queued | WorkerEvent, None]:
         """The job's events, counted and timed on their way."""
         metrics, began = self._metrics, time.monotonic()
         waiting, last_elapsed, previewed = True, 0.0, False
         try:
-            async with contextlib.aclosing(self._supervisor.run(job)) as events:
+            async with contextlib.aclosing(self._supervisor.run(job, terms)) as events:
                 async for event in events:
                     if waiting and not isinstance(event, Queued):
                         waiting = False
@@ -155,3 +162,12 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         finally:
             if not waiting:
                 metrics.inflight.dec()
+
+
+def _terms(
+    context: _Context,
+    urgency: params_pb2.Priority.ValueType = params_pb2.PRIORITY_UNSPECIFIED,
+    best_effort: bool = False,
+) -> Terms:
+    remaining = context.time_remaining()
+    return Terms(priority(urgency), None if remaining is None else time.monotonic() + remaining, best_effort)

@@ -64,11 +64,24 @@ class Slots(Generic[_T]):
         """Estimated seconds until the caller at a position is served; 0 if nothing was timed yet."""
         return position * self._job_seconds / max(1, self._busy)
 
+    def wait_seconds(self, priority: Priority) -> float:
+        """Estimated seconds until a caller who comes now would be served; 0 if nothing was timed yet."""
+        if self._free:
+            return 0.0
+        last = (_key(priority), next(self._numbers))
+        return self.eta_seconds(1 + sum(ticket.key < last for ticket in self._waiting))
+
     def room(self, priority: Priority) -> int:
         """How many callers may wait before one of this priority is refused."""
         if priority is Priority.LOW:
             return self._limit - self._limit // 2
         return self._limit - self._limit // 8 if priority is Priority.NORMAL else self._limit
+
+    def check_room(self, priority: Priority) -> None:
+        """Raise ResourceExhausted if a caller of this priority would be refused now."""
+        if not self._free and priority is not Priority.AGAIN and len(self._waiting) >= self.room(priority):
+            wait = self._job_seconds or _RETRY_SECONDS
+            raise ResourceExhausted(f"the queue is full: {len(self._waiting)} requests are waiting", wait)
 
     async def acquire(self, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
         """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.
@@ -82,11 +95,8 @@ class Slots(Generic[_T]):
             self._busy += 1
             yield self._free.pop(0)
             return
-        if priority is not Priority.AGAIN and len(self._waiting) >= self.room(priority):
-            wait = self._job_seconds or _RETRY_SECONDS
-            raise ResourceExhausted(f"the queue is full: {len(self._waiting)} requests are waiting", wait)
-        arrived = float("-inf") if priority is Priority.AGAIN else time.monotonic() + priority * _AGEING_SECONDS
-        ticket = _Waiting[_T]((arrived, next(self._numbers)))
+        self.check_room(priority)
+        ticket = _Waiting[_T]((_key(priority), next(self._numbers)))
         bisect.insort(self._waiting, ticket, key=lambda waiting: waiting.key)
         self._tell_positions()
         slot: _T | None = None
@@ -149,6 +159,10 @@ class Slots(Generic[_T]):
             if position != ticket.position:
                 ticket.position = position
                 ticket.told.put_nowait(position)
+
+
+def _key(priority: Priority) -> float:
+    return float("-inf") if priority is Priority.AGAIN else time.monotonic() + priority * _AGEING_SECONDS
 
 
 async def _news(ticket: _Waiting[_T]) -> int | _T:

@@ -7,26 +7,30 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from services.common.config import StylizerSettings
-from services.common.errors import ResourceExhausted, Unavailable
+from services.common.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from services.common.metrics import Metrics
+from services.stylizer.forecast import Forecast
 from services.stylizer.jobs import (
     Checkpointed,
+    Exported,
+    Finished,
     Job,
     NetworkInfo,
     Picture,
     Queued,
+    Rendered,
     StylizeJob,
     WorkerEvent,
 )
 from services.stylizer.slots import Priority, Slots
 from services.stylizer.worker_process import WorkerLost, WorkerProcess, memory_limit
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "Terms"]
 
 _RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Pause before the n-th start in a row that did no job in between: quick after one fault, gentle in a crash loop."""
@@ -41,6 +45,28 @@ _BLOATED_SHARE = 0.8
 """Of its memory's limit, above which a worker without a job is exchanged for a fresh one."""
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+_CAUTION = 1.2
+"""What a forecast is multiplied by when a job is admitted: an admitted job keeps its deadline."""
+
+_LEAST_REST_SHARE = 0.1
+"""Of the time until the deadline, which a solve leaves for what comes after it."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a caller asks besides the job itself.
+
+    Attributes:
+        priority: how urgent it is.
+        deadline: when the caller leaves, on the machine's monotonic clock; None = never.
+        best_effort: whether a solve ends early to keep the deadline.
+    """
+
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    best_effort: bool = False
 
 
 class Supervisor:
@@ -59,6 +85,7 @@ class Supervisor:
         self._warm: dict[int, NetworkInfo] = {}
         self._ended: dict[int, int] = dict.fromkeys(range(settings.workers), 0)
         self._stopping = False
+        self._forecast = Forecast()
         metrics.device_memory_bytes.labels("workers_resident").set_function(
             lambda: sum(worker.memory_bytes for worker in self._workers.values())
         )
@@ -84,7 +111,7 @@ class Supervisor:
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def run(self, job: Job, priority: Priority = Priority.NORMAL) -> AsyncGenerator[Queued | WorkerEvent, None]:
+    async def run(self, job: Job, terms: Terms) -> AsyncGenerator[Queued | WorkerEvent, None]:
         """Run a job; its events up to, but without, ``Ended``.
 
         A job whose worker is lost is begun again, once, where its last checkpoint was: events from ``Queued`` on may
@@ -92,16 +119,18 @@ class Supervisor:
         within one evaluation.
 
         Raises:
-            ResourceExhausted: the queue is full, or the worker outgrew its memory over this job.
+            ResourceExhausted: the queue is full or too long for the deadline, or the memory does not suffice.
+            DeadlineExceeded: the deadline cannot be met even without a queue.
             Unavailable: no worker is warm, or the second one was lost over this job.
             Exception: whatever the job failed with.
         """
-        if self.network is None:
-            raise Unavailable("the stylizer's worker is starting", _WARM_SECONDS)
+        self.check_room(terms.priority)
+        priority = terms.priority
+        self._check_deadline(job, terms, self._slots.wait_seconds(priority), _CAUTION)
         for last in (False, True):
             picture: Picture | None = None
             try:
-                async with contextlib.aclosing(self._attempt(job, priority)) as events:
+                async with contextlib.aclosing(self._attempt(job, terms, priority)) as events:
                     async for event in events:
                         if isinstance(event, Checkpointed) and isinstance(job, StylizeJob):
                             job = replace(job, checkpoint=event.data)
@@ -125,12 +154,37 @@ class Supervisor:
             else:
                 return
 
+    def check_room(self, priority: Priority) -> None:
+        """See whether there is any sense in looking at a request.
+
+        Raises:
+            ResourceExhausted: the queue is full.
+            Unavailable: no worker is warm.
+        """
+        if self.network is None:
+            raise Unavailable("the stylizer's worker is starting", _WARM_SECONDS)
+        self._slots.check_room(priority)
+
     async def stop(self) -> None:
         """End the workers; running jobs are cancelled."""
         self._stopping = True
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
 
-    async def _attempt(self, job: Job, priority: Priority) -> AsyncGenerator[Queued | WorkerEvent, None]:
+    def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:
+        if terms.deadline is None:
+            return
+        left = terms.deadline - time.monotonic()
+        forecast = self._forecast.around_seconds(job) if terms.best_effort else self._forecast.seconds(job)
+        needed = caution * forecast
+        if needed > left:
+            raise DeadlineExceeded(f"the deadline cannot be met: {left:.1f} s are left, {needed:.1f} s are needed")
+        if needed + caution * wait_seconds > left:
+            raise ResourceExhausted(
+                f"the queue is too long for the deadline: about {wait_seconds:.1f} s, {left:.1f} s are left",
+                max(1.0, wait_seconds + needed - left),
+            )
+
+    async def _attempt(self, job: Job, terms: Terms, priority: Priority) -> AsyncGenerator[Queued | WorkerEvent, None]:
         worker: WorkerProcess | None = None
         async with contextlib.aclosing(self._slots.acquire(priority)) as positions:
             async for position in positions:
@@ -139,9 +193,20 @@ class Supervisor:
                 else:
                     yield Queued(position, self._slots.eta_seconds(position))
         assert worker is not None, "the last thing that is yielded"  # noqa: S101
+        try:
+            self._check_deadline(job, terms, 0.0, 1.0)
+        except DeadlineExceeded:
+            self._slots.release(worker)
+            raise
+        if terms.deadline is not None and terms.best_effort and isinstance(job, StylizeJob):
+            left = terms.deadline - time.monotonic()
+            after = max(_CAUTION * self._forecast.around_seconds(job), _LEAST_REST_SHARE * left)
+            job = replace(job, solve_until=terms.deadline - after)
         free = functools.partial(self._freed, worker, time.monotonic())
         async with contextlib.aclosing(worker.run(job, free)) as events:
             async for event in events:
+                if isinstance(event, Finished | Rendered | Exported):
+                    self._forecast.learn(job, event.stage_seconds)
                 yield event
 
     def _freed(self, worker: WorkerProcess, began: float, is_there: bool) -> None:

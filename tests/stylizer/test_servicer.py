@@ -241,6 +241,53 @@ async def test_a_broken_stream_is_resumed_from_its_checkpoint(stub: Stub) -> Non
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(stub: Stub) -> None:
+    await finished(stub, request())  # so that the stylizer knows how fast it is
+    began = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError, match="the deadline cannot be met") as caught:
+        _ = [event async for event in stub.Stylize(LONG, timeout=30)]
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - began < 2
+
+
+async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: Stub) -> None:
+    await finished(stub, request())
+    busy = stub.Stylize(LONG)
+    async for event in busy:
+        if event.HasField("iteration"):
+            break
+    waiting = stub.Stylize(request(solve_edge=256, evaluations=30))
+    assert (await anext(aiter(waiting))).HasField("queued")
+    hasty = request()
+    hasty.priority = params_pb2.PRIORITY_LOW
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [event async for event in stub.Stylize(hasty, timeout=1.5)]
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    waiting.cancel()
+    busy.cancel()
+
+
+async def test_best_effort_gives_the_best_picture_within_the_deadline(stub: Stub) -> None:
+    await finished(stub, request())
+    message = request(solve_edge=512, evaluations=1000)
+    message.best_effort = True
+    began = time.monotonic()
+    events = [event async for event in stub.Stylize(message, timeout=12)]
+    assert time.monotonic() - began < 12
+    report = events[-1].done.report
+    assert report.partial
+    assert report.stopped_by == "time_budget"
+    assert report.quality.style_relative < 1
+
+
+async def test_an_unknown_priority_is_named(stub: Stub) -> None:
+    message = request()
+    message.priority = 9  # type: ignore[assignment]
+    with pytest.raises(grpc.aio.AioRpcError, match="priority: got 9") as caught:
+        await finished(stub, message)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def worker_of(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     (worker,) = (int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text())

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dpst.v1 import labels_pb2 as dpst_dot_v1_dot_labels__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64pst/v1/params.proto\x12\x07\x64pst.v1\x1a\x14\x64pst/v1/labels.proto\"\xda\x05\n\x0eTransferParams\x12\x1b\n\x04mode\x18\x01 \x01(\x0e\x32\r.dpst.v1.Mode\x12\x15\n\x08strength\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x44\n\x0flabel_strengths\x18\x03 \x03(\x0b\x32+.dpst.v1.TransferParams.LabelStrengthsEntry\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12\x1b\n\x0e\x63ontent_weight\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cstyle_weight\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\raffine_weight\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x1a\n\rsolve_edge_px\x18\x08 \x01(\rH\x04\x88\x01\x01\x12\x1c\n\x0fmax_evaluations\x18\t \x01(\rH\x05\x88\x01\x01\x12 \n\x13time_budget_seconds\x18\n \x01(\x01H\x06\x88\x01\x01\x12*\n\x0clabel_policy\x18\x0b \x01(\x0e\x32\x14.dpst.v1.LabelPolicy\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x07\x88\x01\x01\x12\x15\n\x08\x66\x65\x61tures\x18\r \x01(\tH\x08\x88\x01\x01\x12\x1a\n\rpreview_every\x18\x0e \x01(\rH\t\x88\x01\x01\x12\'\n\x07quality\x18\x0f \x01(\x0e\x32\x16.dpst.v1.QualityPreset\x1a\x35\n\x13LabelStrengthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0b\n\t_strengthB\x11\n\x0f_content_weightB\x0f\n\r_style_weightB\x10\n\x0e_affine_weightB\x10\n\x0e_solve_edge_pxB\x12\n\x10_max_evaluationsB\x16\n\x14_time_budget_secondsB\x07\n\x05_seedB\x0b\n\t_featuresB\x10\n\x0e_preview_every*<\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_FIELD\x10\x01\x12\x0e\n\nMODE_PAPER\x10\x02*\x7f\n\rQualityPreset\x12\x1e\n\x1aQUALITY_PRESET_UNSPECIFIED\x10\x00\x12\x18\n\x14QUALITY_PRESET_DRAFT\x10\x01\x12\x1b\n\x17QUALITY_PRESET_STANDARD\x10\x02\x12\x17\n\x13QUALITY_PRESET_HIGH\x10\x03*d\n\x08Preserve\x12\x18\n\x14PRESERVE_UNSPECIFIED\x10\x00\x12\x11\n\rPRESERVE_NONE\x10\x01\x12\x16\n\x12PRESERVE_LUMINANCE\x10\x02\x12\x13\n\x0fPRESERVE_CHROMA\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64pst/v1/params.proto\x12\x07\x64pst.v1\x1a\x14\x64pst/v1/labels.proto\"\xda\x05\n\x0eTransferParams\x12\x1b\n\x04mode\x18\x01 \x01(\x0e\x32\r.dpst.v1.Mode\x12\x15\n\x08strength\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x44\n\x0flabel_strengths\x18\x03 \x03(\x0b\x32+.dpst.v1.TransferParams.LabelStrengthsEntry\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12\x1b\n\x0e\x63ontent_weight\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cstyle_weight\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\raffine_weight\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x1a\n\rsolve_edge_px\x18\x08 \x01(\rH\x04\x88\x01\x01\x12\x1c\n\x0fmax_evaluations\x18\t \x01(\rH\x05\x88\x01\x01\x12 \n\x13time_budget_seconds\x18\n \x01(\x01H\x06\x88\x01\x01\x12*\n\x0clabel_policy\x18\x0b \x01(\x0e\x32\x14.dpst.v1.LabelPolicy\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x07\x88\x01\x01\x12\x15\n\x08\x66\x65\x61tures\x18\r \x01(\tH\x08\x88\x01\x01\x12\x1a\n\rpreview_every\x18\x0e \x01(\rH\t\x88\x01\x01\x12\'\n\x07quality\x18\x0f \x01(\x0e\x32\x16.dpst.v1.QualityPreset\x1a\x35\n\x13LabelStrengthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0b\n\t_strengthB\x11\n\x0f_content_weightB\x0f\n\r_style_weightB\x10\n\x0e_affine_weightB\x10\n\x0e_solve_edge_pxB\x12\n\x10_max_evaluationsB\x16\n\x14_time_budget_secondsB\x07\n\x05_seedB\x0b\n\t_featuresB\x10\n\x0e_preview_every*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03*<\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_FIELD\x10\x01\x12\x0e\n\nMODE_PAPER\x10\x02*\x7f\n\rQualityPreset\x12\x1e\n\x1aQUALITY_PRESET_UNSPECIFIED\x10\x00\x12\x18\n\x14QUALITY_PRESET_DRAFT\x10\x01\x12\x1b\n\x17QUALITY_PRESET_STANDARD\x10\x02\x12\x17\n\x13QUALITY_PRESET_HIGH\x10\x03*d\n\x08Preserve\x12\x18\n\x14PRESERVE_UNSPECIFIED\x10\x00\x12\x11\n\rPRESERVE_NONE\x10\x01\x12\x16\n\x12PRESERVE_LUMINANCE\x10\x02\x12\x13\n\x0fPRESERVE_CHROMA\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRANSFERPARAMS_LABELSTRENGTHSENTRY']._loaded_options = None
   _globals['_TRANSFERPARAMS_LABELSTRENGTHSENTRY']._serialized_options = b'8\001'
-  _globals['_MODE']._serialized_start=788
-  _globals['_MODE']._serialized_end=848
-  _globals['_QUALITYPRESET']._serialized_start=850
-  _globals['_QUALITYPRESET']._serialized_end=977
-  _globals['_PRESERVE']._serialized_start=979
-  _globals['_PRESERVE']._serialized_end=1079
+  _globals['_PRIORITY']._serialized_start=788
+  _globals['_PRIORITY']._serialized_end=882
+  _globals['_MODE']._serialized_start=884
+  _globals['_MODE']._serialized_end=944
+  _globals['_QUALITYPRESET']._serialized_start=946
+  _globals['_QUALITYPRESET']._serialized_end=1073
+  _globals['_PRESERVE']._serialized_start=1075
+  _globals['_PRESERVE']._serialized_end=1175
   _globals['_TRANSFERPARAMS']._serialized_start=56
   _globals['_TRANSFERPARAMS']._serialized_end=786
   _globals['_TRANSFERPARAMS_LABELSTRENGTHSENTRY']._serialized_start=564

@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Same as NORMAL."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """Batch work that may wait."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The usual."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """A person is waiting."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How urgent a request is."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Same as NORMAL."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""Batch work that may wait."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The usual."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""A person is waiting."""
+Global___Priority: typing_extensions.TypeAlias = Priority
+
 class _Mode:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType

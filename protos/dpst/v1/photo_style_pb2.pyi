@@ -13,7 +13,6 @@ import dpst.v1.progress_pb2
 import dpst.v1.report_pb2
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
-import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -24,34 +23,6 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
-
-class _Priority:
-    ValueType = typing.NewType("ValueType", builtins.int)
-    V: typing_extensions.TypeAlias = ValueType
-
-class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
-    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
-    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """Same as NORMAL."""
-    PRIORITY_LOW: _Priority.ValueType  # 1
-    """Batch work that may wait."""
-    PRIORITY_NORMAL: _Priority.ValueType  # 2
-    """The usual."""
-    PRIORITY_HIGH: _Priority.ValueType  # 3
-    """A person is waiting."""
-
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """How urgent a request is."""
-
-PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""Same as NORMAL."""
-PRIORITY_LOW: Priority.ValueType  # 1
-"""Batch work that may wait."""
-PRIORITY_NORMAL: Priority.ValueType  # 2
-"""The usual."""
-PRIORITY_HIGH: Priority.ValueType  # 3
-"""A person is waiting."""
-Global___Priority: typing_extensions.TypeAlias = Priority
 
 @typing.final
 class Transfer(google.protobuf.message.Message):
@@ -69,14 +40,22 @@ class Transfer(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     SEGMENTATION_OPTIONS_FIELD_NUMBER: builtins.int
+    BEST_EFFORT_FIELD_NUMBER: builtins.int
     segmentation_model: builtins.str
     """Segmentation network as "name" or "name/version"; empty = the service's default."""
     request_id: builtins.str
     """Caller's id of the request, at most 128 of [A-Za-z0-9._-]; makes submitted jobs idempotent and stands in every log line.
     Default: made by the gateway.
     """
-    priority: Global___Priority.ValueType
-    """How urgent it is. This version serves all alike."""
+    priority: dpst.v1.params_pb2.Priority.ValueType
+    """How urgent it is. The more urgent go first; one step less is made up for by a minute of waiting. Low priority may fill
+    half of the queue, normal seven eighths.
+    """
+    best_effort: builtins.bool
+    """What happens if the call's deadline is near. False: a transfer that cannot be finished in time is refused before it
+    begins, with DEADLINE_EXCEEDED, or with RESOURCE_EXHAUSTED if only the queue is in the way. True: the solve ends early
+    enough, and the best picture so far comes back, `partial` in its report. Without a deadline it has no effect.
+    """
     @property
     def content(self) -> dpst.v1.image_pb2.Image:
         """The photo to be restyled."""
@@ -116,12 +95,13 @@ class Transfer(google.protobuf.message.Message):
         output: dpst.v1.image_pb2.OutputOptions | None = ...,
         segmentation_model: builtins.str = ...,
         request_id: builtins.str = ...,
-        priority: Global___Priority.ValueType = ...,
+        priority: dpst.v1.params_pb2.Priority.ValueType = ...,
         segmentation_options: dpst.v1.labels_pb2.SegmentationOptions | None = ...,
+        best_effort: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "segmentation_options", b"segmentation_options", "style", b"style", "style_labels", b"style_labels"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "priority", b"priority", "request_id", b"request_id", "segmentation_model", b"segmentation_model", "segmentation_options", b"segmentation_options", "style", b"style", "style_labels", b"style_labels"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["best_effort", b"best_effort", "content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "priority", b"priority", "request_id", b"request_id", "segmentation_model", b"segmentation_model", "segmentation_options", b"segmentation_options", "style", b"style", "style_labels", b"style_labels"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Transfer: typing_extensions.TypeAlias = Transfer
@@ -282,10 +262,13 @@ class RenderLookRequest(google.protobuf.message.Message):
     STRENGTH_FIELD_NUMBER: builtins.int
     PRESERVE_FIELD_NUMBER: builtins.int
     OUTPUT_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     strength: builtins.float
     """How much of the look is applied, 0..1. Default: 1.0."""
     preserve: dpst.v1.params_pb2.Preserve.ValueType
     """What of the content photo survives unchanged. Default: none."""
+    priority: dpst.v1.params_pb2.Priority.ValueType
+    """How urgent it is."""
     @property
     def look(self) -> dpst.v1.look_pb2.Look:
         """The solved look."""
@@ -306,10 +289,11 @@ class RenderLookRequest(google.protobuf.message.Message):
         strength: builtins.float | None = ...,
         preserve: dpst.v1.params_pb2.Preserve.ValueType = ...,
         output: dpst.v1.image_pb2.OutputOptions | None = ...,
+        priority: dpst.v1.params_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "strength", b"strength"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "strength", b"strength"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "priority", b"priority", "strength", b"strength"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__strength: typing_extensions.TypeAlias = typing.Literal["strength"]
     _WhichOneofArgType__strength: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength"]

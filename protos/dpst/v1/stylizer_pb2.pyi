@@ -37,6 +37,12 @@ class StylizeRequest(google.protobuf.message.Message):
     PARAMS_FIELD_NUMBER: builtins.int
     OUTPUT_FIELD_NUMBER: builtins.int
     CHECKPOINT_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    BEST_EFFORT_FIELD_NUMBER: builtins.int
+    priority: dpst.v1.params_pb2.Priority.ValueType
+    """How urgent it is."""
+    best_effort: builtins.bool
+    """Whether a deadline that is near ends the solve early instead of having it refused, see `Transfer.best_effort`."""
     @property
     def content(self) -> dpst.v1.image_pb2.Image:
         """The photo to be restyled."""
@@ -77,10 +83,12 @@ class StylizeRequest(google.protobuf.message.Message):
         params: dpst.v1.params_pb2.TransferParams | None = ...,
         output: dpst.v1.image_pb2.OutputOptions | None = ...,
         checkpoint: dpst.v1.progress_pb2.Checkpoint | None = ...,
+        priority: dpst.v1.params_pb2.Priority.ValueType = ...,
+        best_effort: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["checkpoint", b"checkpoint", "content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "style", b"style", "style_labels", b"style_labels"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["checkpoint", b"checkpoint", "content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "style", b"style", "style_labels", b"style_labels"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["best_effort", b"best_effort", "checkpoint", b"checkpoint", "content", b"content", "content_labels", b"content_labels", "output", b"output", "params", b"params", "priority", b"priority", "style", b"style", "style_labels", b"style_labels"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___StylizeRequest: typing_extensions.TypeAlias = StylizeRequest
@@ -152,10 +160,13 @@ class RenderRequest(google.protobuf.message.Message):
     STRENGTH_FIELD_NUMBER: builtins.int
     PRESERVE_FIELD_NUMBER: builtins.int
     OUTPUT_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     strength: builtins.float
     """How much of the look is applied, 0..1. Default: 1.0."""
     preserve: dpst.v1.params_pb2.Preserve.ValueType
     """What of the content photo survives unchanged."""
+    priority: dpst.v1.params_pb2.Priority.ValueType
+    """How urgent it is."""
     @property
     def look(self) -> dpst.v1.look_pb2.Look:
         """The solved look."""
@@ -176,10 +187,11 @@ class RenderRequest(google.protobuf.message.Message):
         strength: builtins.float | None = ...,
         preserve: dpst.v1.params_pb2.Preserve.ValueType = ...,
         output: dpst.v1.image_pb2.OutputOptions | None = ...,
+        priority: dpst.v1.params_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "strength", b"strength"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "strength", b"strength"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength", "content", b"content", "look", b"look", "output", b"output", "preserve", b"preserve", "priority", b"priority", "strength", b"strength"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__strength: typing_extensions.TypeAlias = typing.Literal["strength"]
     _WhichOneofArgType__strength: typing_extensions.TypeAlias = typing.Literal["_strength", b"_strength"]
