@@ -12,6 +12,7 @@ from dpst.v1.stylizer_pb2_grpc import StylizerStub
 
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
+from gateway.rates import TokenBuckets
 from gateway.readiness import follow_health
 from gateway.servicer import PhotoStyleServicer
 from services.common.client import make_channel
@@ -19,22 +20,25 @@ from services.common.config import GatewaySettings
 from services.common.metrics import Metrics
 from services.common.process import run_process
 
+_SEGMENTATION, _STYLIZER = "dpst.v1.Segmentation", "dpst.v1.Stylizer"
+
 
 class _Gateway:
     names: tuple[str, ...] = ("dpst.v1.PhotoStyle",)
 
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
-        self._segmentation = make_channel(settings.segmentation_address, settings, metrics)
-        self._stylizer = make_channel(settings.stylizer_address, settings, metrics)
+        self._segmentation = make_channel(settings.segmentation_address, _SEGMENTATION, settings, metrics)
+        self._stylizer = make_channel(settings.stylizer_address, _STYLIZER, settings, metrics)
         stylizer = StylizerStub(self._stylizer)
         self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, settings, metrics)
         self._looks = Looks(stylizer, settings, metrics)
+        self._rates = TokenBuckets(settings.rate_per_minute, settings.rate_burst)
 
     def register(self, server: grpc.aio.Server) -> None:
-        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline, self._looks), server)
+        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline, self._looks, self._rates), server)
 
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
-        channels = {"dpst.v1.Segmentation": self._segmentation, "dpst.v1.Stylizer": self._stylizer}
+        channels = {_SEGMENTATION: self._segmentation, _STYLIZER: self._stylizer}
         await follow_health(channels, serving)
 
     async def stop(self) -> None:

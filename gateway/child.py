@@ -77,7 +77,8 @@ class Child:
             self.check(wait_seconds=_POLL_SECONDS)
             if time.monotonic() > limit:
                 raise StackError(self.name, f"{self.name} did not open its ports within {_BIND_LIMIT_SECONDS:.0f} s")
-        return Address(**json.loads(self._address_file.read_text(encoding="utf-8")))
+        found = json.loads(self._address_file.read_text(encoding="utf-8"))
+        return Address(found["grpc"], found["http"])
 
     def check(self, wait_seconds: float = 0.0) -> None:
         """Wait up to ``wait_seconds``; raise ``StackError`` if the child has ended."""

@@ -12,7 +12,7 @@ import grpc.aio
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.common.status import field_violation, retryable
 
-__all__ = ["Deadline", "explained", "renamed"]
+__all__ = ["Deadline", "explained", "is_for_another_replica", "renamed"]
 
 # Time to pass a late answer's status on before the caller's own clock runs out.
 _MARGIN_SECONDS = 0.25
@@ -53,6 +53,11 @@ def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the {service} service did not finish within {timeout_seconds:.1f} s")
     return error
+
+
+def is_for_another_replica(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another replica may do what one has failed at: it was full, or it is gone."""
+    return error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 def renamed(error: Exception, fields: Mapping[str, str]) -> Exception:

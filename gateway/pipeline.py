@@ -9,22 +9,27 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import grpc.aio
+import structlog
 from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 
 from gateway.accounting import counted, timed
 from gateway.admission import admit
-from gateway.downstream import Deadline, explained
+from gateway.downstream import Deadline, explained, is_for_another_replica
 from gateway.label_notes import label_notes
+from gateway.overload import Gate
 from gateway.regions import Regions, find_regions
 from services.common.config import GatewaySettings
 from services.common.logs import bind_request_id, current_request_id
 from services.common.metrics import Metrics
+from services.common.status import retry_after_seconds
 
 if TYPE_CHECKING:  # the stubs of these classes have no code behind them
     from dpst.v1.segmentation_pb2_grpc import SegmentationAsyncStub
     from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
 
 __all__ = ["Pipeline"]
+
+_log = structlog.stdlib.get_logger(__name__)
 
 _Event = photo_style_pb2.TransferStreamResponse
 
@@ -43,6 +48,7 @@ class Pipeline:
         self._stylizer = stylizer
         self._settings = settings
         self._metrics = metrics
+        self._gate = Gate(settings.max_inflight)
 
     async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
         """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.
@@ -53,7 +59,7 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
-        with counted(self._metrics):
+        with counted(self._metrics), self._gate.entered(transfer.priority):
             async with aclosing(self._events(transfer, deadline)) as events:
                 async for event in events:
                     sequence += 1
@@ -94,20 +100,31 @@ class Pipeline:
     async def _stylize(
         self, request: stylizer_pb2.StylizeRequest, deadline: Deadline
     ) -> AsyncGenerator[stylizer_pb2.StylizeResponse, None]:
-        timeout = deadline.timeout(self._settings.solve_timeout_seconds)
-        call = self._stylizer.Stylize(request, timeout=timeout)
-        finished = False
-        try:
-            async for response in call:
-                finished = response.HasField("done")
-                if not response.HasField("checkpoint"):  # of no use before transfers can be resumed
+        """The stylizer's events; a replica that is full or lost is passed over, and the next one goes on for it."""
+        for tries_left in reversed(range(self._settings.stylizer_tries)):
+            timeout = deadline.timeout(self._settings.solve_timeout_seconds)
+            call = self._stylizer.Stylize(request, timeout=timeout)
+            begun, finished = False, False
+            try:
+                async for response in call:
+                    finished = response.HasField("done")
+                    if response.HasField("checkpoint"):
+                        request.checkpoint.CopyFrom(response.checkpoint)
+                        continue
+                    begun = begun or response.HasField("chunk")
                     yield response
-        except grpc.aio.AioRpcError as error:
-            raise explained("stylizer", timeout, error) from error
-        finally:
-            call.cancel()  # ends the solve if our caller has gone; no effect on a finished call
-        if not finished:
-            raise RuntimeError("the stylizer's stream ended without a result")
+            except grpc.aio.AioRpcError as error:
+                if tries_left and not begun and is_for_another_replica(error):
+                    _log.warning("another replica is asked", code=error.code().name, details=error.details())
+                    continue
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    self._gate.refused(request.priority, retry_after_seconds(error))
+                raise explained("stylizer", timeout, error) from error
+            finally:
+                call.cancel()  # ends the solve if our caller has gone; no effect on a finished call
+            if not finished:
+                raise RuntimeError("the stylizer's stream ended without a result")
+            return
 
 
 def _describe(report: report_pb2.TransferReport, content: Regions, style: Regions) -> None:

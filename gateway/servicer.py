@@ -12,6 +12,8 @@ from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc
 from gateway.downstream import Deadline
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
+from gateway.rates import TokenBuckets
+from services.common.auth import current_caller
 
 __all__ = ["PhotoStyleServicer"]
 
@@ -19,9 +21,8 @@ __all__ = ["PhotoStyleServicer"]
 class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
     """The transfer RPCs on one pipeline, those of solved looks beside it."""
 
-    def __init__(self, pipeline: Pipeline, looks: Looks) -> None:
-        self._pipeline = pipeline
-        self._looks = looks
+    def __init__(self, pipeline: Pipeline, looks: Looks, rates: TokenBuckets) -> None:
+        self._pipeline, self._looks, self._rates = pipeline, looks, rates
 
     async def Transfer(
         self, request: photo_style_pb2.TransferRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -53,6 +54,7 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         self, request: photo_style_pb2.RenderLookRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[photo_style_pb2.RenderLookResponse, None]:
         """Yield the events of one rendering, the result in chunks."""
+        self._rates.take(current_caller())
         async with aclosing(self._looks.render(request, Deadline(context.time_remaining()))) as events:
             async for event in events:
                 yield event
@@ -61,11 +63,13 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         self, request: photo_style_pb2.ExportLookRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> photo_style_pb2.ExportLookResponse:
         """Look in, lookup tables out."""
+        self._rates.take(current_caller())
         return await self._looks.export(request, Deadline(context.time_remaining()))
 
     def _events(
         self, transfer: photo_style_pb2.Transfer, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[photo_style_pb2.TransferStreamResponse, None]:
+        self._rates.take(current_caller())
         return self._pipeline.run(transfer, Deadline(context.time_remaining()))
 
 

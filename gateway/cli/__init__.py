@@ -11,7 +11,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import click
 
+from gateway.cli.config import config
 from gateway.cli.export_look import export_look
+from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.render import render
 from gateway.cli.segment import segment
@@ -36,3 +38,5 @@ main.add_command(render)
 main.add_command(export_look)
 main.add_command(segment)
 main.add_command(models)
+main.add_command(keys)
+main.add_command(config)

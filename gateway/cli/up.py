@@ -29,7 +29,7 @@ def up(
     host: str, port: int, http_port: int, models_dir: str | None, device: str | None, log_format: str | None
 ) -> None:
     """Start segmentation, stylizer and gateway on this machine, and stop them on Ctrl-C."""
-    every = {"log_format": log_format or ("console" if sys.stderr.isatty() else "json")}
+    every = {"log_format": log_format or ("console" if sys.stderr.isatty() else "json"), "reflection": "true"}
     if models_dir is not None:
         every["models_dir"] = str(Path(models_dir).absolute())
     if device is not None:

@@ -3,6 +3,9 @@
 A streaming handler that is cancelled while the framework sends a message is not closed by grpc.aio until the garbage
 collector finds it. Here the generator is driven inside the RPC's own task, so that its ``finally`` blocks run at once
 and in the right context.
+
+Initial metadata goes out with the first response and not before: a client that has received nothing may try a refused
+call again by itself, on another replica.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 
-__all__ = ["Around", "AroundInterceptor", "ServerCall", "final_code", "split_method"]
+__all__ = ["Around", "AroundInterceptor", "ServerCall", "final_code", "send_first", "split_method"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -29,6 +33,22 @@ class ServerCall:
     kind: str
     request: Any
     context: grpc.aio.ServicerContext[Any, Any]
+
+
+_pending: ContextVar[list[tuple[str, str]] | None] = ContextVar("pending_initial_metadata", default=None)
+
+
+def send_first(*metadata: tuple[str, str]) -> None:
+    """Have initial metadata sent with the first response of the current call."""
+    _pending.set(list(metadata))
+
+
+async def _send_pending(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    pending = _pending.get()
+    if pending:
+        metadata = tuple(pending)
+        pending.clear()
+        await context.send_initial_metadata(metadata)
 
 
 Around = Callable[[ServerCall], AbstractAsyncContextManager[None]]
@@ -64,7 +84,9 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Any], Any]:
         async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with self._around(ServerCall(method, "unary", request, context)):
-                return await behaviour(request, context)
+                response = await behaviour(request, context)
+                await _send_pending(context)
+                return response
 
         return unary
 
@@ -77,6 +99,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
                     return
                 async with aclosing(result) as responses:
                     async for response in responses:
+                        await _send_pending(context)
                         await context.write(response)
 
         return streaming

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,12 +15,40 @@ import grpc.aio
 from services.common.config import ProcessSettings
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 from services.common.metrics import Metrics
+from services.common.tls import channel_credentials
 
 __all__ = ["channel_options", "make_channel"]
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
-    """Options of every channel inside the system."""
+def _service_config(service: str) -> str:
+    """Load balancing and retries; see https://github.com/grpc/grpc-proto, service_config.proto."""
+    return json.dumps(
+        {
+            # Every replica behind a headless service gets its share, as long as it says that it is able to work.
+            "loadBalancingConfig": [{"round_robin": {}}],
+            **({"healthCheckConfig": {"serviceName": service}} if service else {}),
+            "methodConfig": [
+                {
+                    "name": [{}],
+                    # A replica that drains refuses within milliseconds, and the next try goes to another one. What a
+                    # replica refuses for want of room is for the caller to decide.
+                    "retryPolicy": {
+                        "maxAttempts": 4,
+                        "initialBackoff": "0.05s",
+                        "maxBackoff": "1s",
+                        "backoffMultiplier": 3,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+            # When three of four calls fail, trying again only adds to the load.
+            "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
+        }
+    )
+
+
+def channel_options(max_message_bytes: int, service: str = "") -> list[tuple[str, int | str]]:
+    """Options of a channel inside the system; replicas that are not able to serve ``service`` are passed over."""
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -31,26 +61,31 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        # Every replica behind a headless service gets its share.
-        ("grpc.lb_policy_name", "round_robin"),
+        ("grpc.service_config", _service_config(service)),
+        ("grpc.enable_retries", 1),
+        # A call is tried again only if its request is still in this buffer, whose default is 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         # Our own processes are never behind the proxy that the environment names.
         ("grpc.enable_http_proxy", 0),
     ]
 
 
-def make_channel(target: str, settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Channel:
-    """Channel to ``target`` that sends the current request id along and feeds ``grpc_client_*``."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=channel_options(settings.max_message_bytes),
-        interceptors=[_UnaryClient(metrics), _StreamClient(metrics)],
-    )
+def make_channel(target: str, service: str, settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Channel:
+    """Channel to ``service`` at ``target``: sends request id and key along, feeds ``grpc_client_*``, TLS as set.
+
+    Raises TlsError if a certificate cannot be read.
+    """
+    options = channel_options(settings.max_message_bytes, service)
+    interceptors = [_UnaryClient(metrics, settings.token_file), _StreamClient(metrics, settings.token_file)]
+    credentials = channel_credentials(settings)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
 
 
 class _Observer:
-    def __init__(self, metrics: Metrics, kind: str) -> None:
-        self._metrics = metrics
-        self._kind = kind
+    def __init__(self, metrics: Metrics, kind: str, token_file: Path | None) -> None:
+        self._metrics, self._kind, self._token_file = metrics, kind, token_file
         self._observing: set[asyncio.Task[None]] = set()  # a task without a reference may be collected half-way
 
     def _observe(self, call: grpc.aio.Call, method: str) -> None:
@@ -67,10 +102,22 @@ class _Observer:
 
         call.add_done_callback(done)
 
+    def _signed(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        """The call with the request's id and this process's key."""
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        request_id = current_request_id()
+        if request_id and metadata.get(REQUEST_ID_KEY) is None:
+            metadata.add(REQUEST_ID_KEY, request_id)
+        if self._token_file is not None:
+            metadata.add("authorization", f"Bearer {self._token_file.read_text(encoding='utf-8').strip()}")
+        return grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
 
 class _UnaryClient(_Observer, grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(metrics, "unary")
+    def __init__(self, metrics: Metrics, token_file: Path | None = None) -> None:
+        super().__init__(metrics, "unary", token_file)
 
     async def intercept_unary_unary(
         self,
@@ -78,14 +125,14 @@ class _UnaryClient(_Observer, grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        call = await continuation(_with_request_id(client_call_details), request)
+        call = await continuation(self._signed(client_call_details), request)
         self._observe(call, _text(client_call_details.method))
         return call
 
 
 class _StreamClient(_Observer, grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(metrics, "server_stream")
+    def __init__(self, metrics: Metrics, token_file: Path | None = None) -> None:
+        super().__init__(metrics, "server_stream", token_file)
 
     async def intercept_unary_stream(
         self,
@@ -93,19 +140,9 @@ class _StreamClient(_Observer, grpc.aio.UnaryStreamClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> AsyncIterator[Any] | grpc.aio.UnaryStreamCall[Any, Any]:
-        call = await continuation(_with_request_id(client_call_details), request)
+        call = await continuation(self._signed(client_call_details), request)
         self._observe(call, _text(client_call_details.method))
         return call
-
-
-def _with_request_id(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
-    request_id = current_request_id()
-    if request_id and metadata.get(REQUEST_ID_KEY) is None:
-        metadata.add(REQUEST_ID_KEY, request_id)
-    return grpc.aio.ClientCallDetails(
-        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-    )
 
 
 def _text(method: str | bytes) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "StoreSettings",
     "StylizerSettings",
     "settings_problems",
+    "unknown_settings",
 ]
 
 _MIB = 1 << 20
@@ -23,7 +25,18 @@ _MIB = 1 << 20
 def settings_problems(error: ValidationError) -> str:
     """What is wrong with the settings, in one line that names the environment variables."""
     problems = ((".".join(map(str, problem["loc"])).upper(), problem["msg"]) for problem in error.errors())
-    return "; ".join(f"DPST_{name}: {text}" for name, text in problems)
+    return "; ".join(f"DPST_{name}: {text}" if name else text for name, text in problems)
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """Names that begin with ``DPST_`` and are no setting of any process: slips of the pen, mostly."""
+    kinds = (GatewaySettings, SegmentationSettings, StylizerSettings, StoreSettings)
+    known = {f"DPST_{name.upper()}" for kind in kinds for name in kind.model_fields} | set(_OTHER_VARIABLES)
+    return sorted(name for name in environment if name.upper().startswith("DPST_") and name.upper() not in known)
+
+
+_OTHER_VARIABLES = ("DPST_TEST_DATA", "DPST_ADDRESS", "DPST_TOKEN")
+"""Not of a process: of the tests and of clients."""
 
 
 class ProcessSettings(BaseSettings):
@@ -50,7 +63,38 @@ class ProcessSettings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or text for people."
     )
-    reflection: bool = Field(default=True, description="Whether gRPC server reflection is on.")
+    reflection: bool = Field(
+        default=False, description="Whether gRPC server reflection is on; `dpst up` turns it on, for development."
+    )
+    health_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Second gRPC port, with health only and never with TLS, for orchestrators; 0 takes a free one, "
+        "unset opens none.",
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="PEM file with this process's certificate chain; with tls_key it turns TLS on."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the private key of tls_cert.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file of authorities; callers then need a certificate of one of them (mutual TLS).",
+    )
+    tls_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities of the processes behind this one; calls to them then use TLS and show "
+        "tls_cert.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of callers' keys, made with `dpst keys new`; unset lets everybody call. Read again when "
+        "it changes.",
+    )
+    token_file: Path | None = Field(
+        default=None,
+        description="File with the key that this process shows to those behind it; read again for every call.",
+    )
     max_message_bytes: int = Field(
         default=416 * _MIB,
         ge=_MIB,
@@ -72,6 +116,21 @@ class ProcessSettings(BaseSettings):
         ge=0,
         description="Grace after SIGTERM for running calls; longer than a usual solve of 10 to 20 s.",
     )
+    drain_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=300,
+        description="After SIGTERM, how long new calls are still taken while health says NOT_SERVING, for load "
+        "balancers that need time to look elsewhere; 5 s behind a Kubernetes Service.",
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("DPST_TLS_CERT and DPST_TLS_KEY belong together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("DPST_TLS_CLIENT_CA needs DPST_TLS_CERT and DPST_TLS_KEY")
+        return self
 
 
 _MODELS_DIR = "Folder of <name>/<version>/manifest.json; unset means ~/.local/share/dpst/models, if it is there."
@@ -193,6 +252,24 @@ class GatewaySettings(ProcessSettings):
     )
     solve_timeout_seconds: float = Field(
         default=1800.0, gt=0, description="Longest stylizer call without a caller's deadline, waiting included."
+    )
+    rate_per_minute: float = Field(
+        default=0.0,
+        ge=0,
+        description="Requests a minute that each caller (key, certificate or address) may make in the long run; 0 = any.",
+    )
+    rate_burst: int = Field(default=10, ge=1, description="Requests that a caller may make at once before that counts.")
+    max_inflight: int = Field(
+        default=64,
+        ge=1,
+        description="Most transfers at a time; each holds its photos in memory, up to max_message_bytes.",
+    )
+    stylizer_tries: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="Stylizer replicas that are asked for one transfer, if the first is full, or is lost on the way: "
+        "the next one goes on from the last checkpoint.",
     )
     map_edge_px: int = Field(
         default=1024, ge=64, description="Long edge of label maps asked from the segmentation service."

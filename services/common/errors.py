@@ -9,6 +9,8 @@
     ├── ResourceExhausted    RESOURCE_EXHAUSTED    + RetryInfo, grpc-retry-pushback-ms
     ├── Unavailable          UNAVAILABLE           + RetryInfo, grpc-retry-pushback-ms
     ├── DeadlineExceeded     DEADLINE_EXCEEDED
+    ├── Unauthenticated      UNAUTHENTICATED
+    ├── PermissionDenied     PERMISSION_DENIED
     └── Cancelled            CANCELLED
 
 Everything else that escapes a handler becomes INTERNAL with an error id; its text stays in the log.
@@ -27,8 +29,10 @@ __all__ = [
     "FailedPrecondition",
     "InvalidArgument",
     "NotFound",
+    "PermissionDenied",
     "ResourceExhausted",
     "ServiceError",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -99,6 +103,18 @@ class DeadlineExceeded(ServiceError):
     """The caller's deadline cannot be or was not met."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unauthenticated(ServiceError):
+    """The caller did not say who it is, or not truly."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(ServiceError):
+    """The caller is known and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Cancelled(ServiceError):

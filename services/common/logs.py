@@ -18,7 +18,7 @@ import structlog
 from dpst.v1 import photo_style_pb2
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from services.common.calls import ServerCall, final_code, split_method
+from services.common.calls import ServerCall, final_code, send_first, split_method
 from services.common.config import ProcessSettings
 
 __all__ = ["REQUEST_ID_KEY", "bind_request_id", "configure_logs", "current_request_id", "is_request_id", "logged_call"]
@@ -86,9 +86,9 @@ def current_request_id() -> str:
 
 @asynccontextmanager
 async def logged_call(call: ServerCall) -> AsyncIterator[None]:
-    """Bind the call's request id, return it in the initial metadata, and log one line when the call has ended."""
+    """Bind the call's request id, return it with the first response, and log one line when the call has ended."""
     request_id = bind_request_id(_wanted_id(call))
-    await call.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+    send_first((REQUEST_ID_KEY, request_id))
     started = time.perf_counter()
     error: BaseException | None = None
     try:

@@ -7,28 +7,32 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 import structlog
 from aiohttp import web
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
-from services.common.config import ProcessSettings, settings_problems
+from services.common.config import ProcessSettings, settings_problems, unknown_settings
+from services.common.health import Health
 from services.common.http import bound_http, http_app
+from services.common.keys import KeyFileError
 from services.common.logs import configure_logs
 from services.common.metrics import Metrics
 from services.common.models import ModelError
 from services.common.server import PortTakenError, bind, host_port, make_server
+from services.common.tls import TlsError, server_credentials
 
 __all__ = ["Service", "run_process"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 
@@ -64,9 +68,12 @@ def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Met
         _log.error("wrong settings", reason=settings_problems(error))
         return 2
     configure_logs(name, settings)
+    if unknown := unknown_settings(os.environ):
+        _log.error("wrong settings", reason=f"{', '.join(unknown)}: no such setting; `dpst config` lists them all")
+        return 2
     try:
         asyncio.run(_serve(settings, Metrics(), lambda metrics: make(settings, metrics)))
-    except (PortTakenError, ModelError) as error:
+    except (PortTakenError, ModelError, KeyFileError, TlsError) as error:
         _log.error("cannot start", reason=str(error))
         return 1
     except Exception as error:
@@ -75,56 +82,38 @@ def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Met
     return 0
 
 
-class _Health:
-    """The process's gRPC health: ``""`` is alive from the start, the services' names are able to work."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.servicer = health.aio.HealthServicer()
-        self.ready = False
-        self._names = names
-        self._draining = False
-
-    async def serving(self, able: bool) -> None:
-        if self._draining:
-            return
-        if able != self.ready:
-            _log.info("ready" if able else "not ready")
-        self.ready = able
-        status = health_pb2.HealthCheckResponse.SERVING if able else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in self._names:
-            await self.servicer.set(name, status)
-
-    async def drain(self) -> None:
-        self.ready, self._draining = False, True
-        await self.servicer.enter_graceful_shutdown()
-
-
 async def _serve(settings: ProcessSettings, metrics: Metrics, make: Callable[[Metrics], Service]) -> None:
     service = make(metrics)  # inside the event loop, because channels belong to one
     stopping = _stop_requested(settings)
-    state = _Health(service.names)
-    await state.serving(False)
+    state = Health(service.names)
     server = make_server(settings, metrics)
-    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
     service.register(server)
     if settings.reflection:
-        names = (*service.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*service.names, _HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     http: web.AppRunner | None = None
     starting: asyncio.Future[Any] | None = None
     grace: float | None = None  # nothing is running yet
+    beside = grpc.aio.server()  # health in plain text, for orchestrators that have no certificate
+    health_pb2_grpc.add_HealthServicer_to_server(state, beside)
     try:
-        grpc_port = bind(server, settings.host, settings.port)
+        grpc_port = bind(server, settings.host, settings.port, server_credentials(settings))
+        health_port = None if settings.health_port is None else bind(beside, settings.host, settings.health_port)
         http, http_port = await _http(metrics, state, settings)
         await server.start()
-        _announce(settings, grpc_port, http_port)
+        await beside.start()
+        _announce(settings, {"grpc": grpc_port, "http": http_port, "health": health_port})
         starting = asyncio.ensure_future(service.start(state.serving))
         await _stop_or_failure(stopping, starting)
-        _log.info("draining", seconds=settings.drain_seconds)
+        _log.info("draining", seconds=settings.drain_seconds, delay_seconds=settings.drain_delay_seconds)
         grace = settings.drain_seconds
     finally:
         await state.drain()
+        if grace is not None:
+            await asyncio.sleep(settings.drain_delay_seconds)
         await server.stop(grace)
+        await beside.stop(None)
         # Only now: what ``start`` looks after, such as a worker, is what the calls of the grace time worked with.
         await service.stop()
         if starting is not None:
@@ -152,15 +141,15 @@ def _stop_requested(settings: ProcessSettings) -> asyncio.Event:
     return stopping
 
 
-async def _http(metrics: Metrics, state: _Health, settings: ProcessSettings) -> tuple[web.AppRunner, int]:
+async def _http(metrics: Metrics, state: Health, settings: ProcessSettings) -> tuple[web.AppRunner, int]:
     try:
         return await bound_http(http_app(metrics.registry, lambda: state.ready), settings.host, settings.http_port)
     except OSError as error:
         raise PortTakenError(settings.host, settings.http_port) from error
 
 
-def _announce(settings: ProcessSettings, grpc_port: int, http_port: int) -> None:
-    addresses = {"grpc": host_port(settings.host, grpc_port), "http": host_port(settings.host, http_port)}
+def _announce(settings: ProcessSettings, ports: Mapping[str, int | None]) -> None:
+    addresses = {name: host_port(settings.host, port) for name, port in ports.items() if port is not None}
     _log.info("listening", **addresses)
     if settings.address_file is not None:
         # Whoever waits for the file must never read half of it.

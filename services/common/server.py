@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import grpc
 import grpc.aio
 
+from services.common.auth import authenticated
 from services.common.calls import AroundInterceptor
 from services.common.config import ProcessSettings
+from services.common.keys import KeyFile
 from services.common.logs import logged_call
 from services.common.metrics import Metrics
 from services.common.status import mapped_errors
@@ -23,12 +26,17 @@ class PortTakenError(Exception):
 
 
 def make_server(settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Server:
-    """Server that logs, measures and maps the errors of every RPC, in this order from the outside in."""
+    """Server that logs and measures every RPC, maps its errors, and lets in who may call, from the outside in.
+
+    Raises KeyFileError if the callers' keys cannot be read.
+    """
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
     return grpc.aio.server(
         interceptors=[
             AroundInterceptor(logged_call),
             AroundInterceptor(metrics.measured_call),
             AroundInterceptor(mapped_errors),
+            AroundInterceptor(authenticated(keys)),
         ],
         options=_options(settings),
     )
@@ -53,10 +61,11 @@ def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     ]
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
     """Bind ``server``; return the port, which the system chose if ``port`` is 0. Raises ``PortTakenError``."""
+    address = host_port(host, port)
     try:
-        bound = server.add_insecure_port(host_port(host, port))
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise PortTakenError(host, port) from error
     if bound == 0:

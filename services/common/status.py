@@ -16,8 +16,9 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from services.common import errors
 from services.common.calls import ServerCall
+from services.common.logs import REQUEST_ID_KEY, current_request_id
 
-__all__ = ["field_violation", "mapped_errors", "retryable", "status_metadata"]
+__all__ = ["field_violation", "mapped_errors", "retry_after_seconds", "retryable", "status_metadata"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -49,13 +50,13 @@ async def mapped_errors(call: ServerCall) -> AsyncIterator[None]:
         raise
     except errors.ServiceError as error:
         if type(error).code is not grpc.StatusCode.INTERNAL:
-            await call.context.abort(error.code, str(error), status_metadata(error))
+            await call.context.abort(error.code, str(error), (*status_metadata(error), *_request_id()))
         await _abort_internal(call)
     except grpc.aio.AioRpcError as error:
         if error.code() not in _PUBLIC:
             await _abort_internal(call)
         kept = [(key, value) for key, value in error.trailing_metadata() or () if key in (_DETAILS_KEY, _PUSHBACK_KEY)]
-        await call.context.abort(error.code(), error.details() or "", tuple(kept))
+        await call.context.abort(error.code(), error.details() or "", (*kept, *_request_id()))
     except Exception:
         await _abort_internal(call)
 
@@ -63,7 +64,13 @@ async def mapped_errors(call: ServerCall) -> AsyncIterator[None]:
 async def _abort_internal(call: ServerCall) -> None:
     error_id = uuid.uuid4().hex
     _log.exception("internal error", error_id=error_id, method=call.method)
-    await call.context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+    await call.context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}", _request_id())
+
+
+def _request_id() -> tuple[tuple[str, str], ...]:
+    """A refused call has no first response that the id could come with."""
+    request_id = current_request_id()
+    return ((REQUEST_ID_KEY, request_id),) if request_id else ()
 
 
 def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes], ...]:
@@ -90,6 +97,14 @@ def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | er
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)
+
+
+def retry_after_seconds(error: grpc.aio.AioRpcError) -> float:
+    """When the process behind ``error`` asks to be tried again; 0 if it did not say so."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _PUSHBACK_KEY:
+            return int(value) / 1000
+    return 0.0
 
 
 def retryable(error: grpc.aio.AioRpcError) -> bool:

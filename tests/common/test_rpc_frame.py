@@ -50,7 +50,7 @@ async def serving(behaviour: Callable[[], Awaitable[None]]):
     stylizer_pb2_grpc.add_StylizerServicer_to_server(servicer, server)
     port = bind(server, "127.0.0.1", 0)
     await server.start()
-    async with make_channel(f"127.0.0.1:{port}", SETTINGS, client_metrics) as channel:
+    async with make_channel(f"127.0.0.1:{port}", "dpst.v1.Stylizer", SETTINGS, client_metrics) as channel:
         yield stylizer_pb2_grpc.StylizerStub(channel), servicer, server_metrics, client_metrics
     await server.stop(None)
 

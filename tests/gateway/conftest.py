@@ -20,7 +20,7 @@ from tests.gateway.fakes import FakeSegmentation, FakeStylizer, Script, World, s
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """Build a gateway with scripted services behind it."""
-    settings = GatewaySettings(host="127.0.0.1", port=0, http_port=0)
+    settings = GatewaySettings(host="127.0.0.1", port=0, http_port=0, max_inflight=4)
     segmentation, stylizer, metrics = Script(), Script(), Metrics()
     servers = []
     addresses = []
@@ -31,7 +31,8 @@ async def world() -> AsyncIterator[World]:
         server, address = await started(settings, lambda server, a=add, s=servicer: a(s, server), Metrics())
         servers.append(server)
         addresses.append(address)
-    channels = [make_channel(address, settings, metrics) for address in addresses]
+    names = ("dpst.v1.Segmentation", "dpst.v1.Stylizer")
+    channels = [make_channel(*pair, settings, metrics) for pair in zip(addresses, names, strict=True)]
     stylizer_stub = stylizer_pb2_grpc.StylizerStub(channels[1])
     pipeline = Pipeline(segmentation_pb2_grpc.SegmentationStub(channels[0]), stylizer_stub, settings, metrics)
     looks = Looks(stylizer_stub, settings, metrics)

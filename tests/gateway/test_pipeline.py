@@ -10,7 +10,15 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from dpst.v1 import image_pb2, labels_pb2, params_pb2, photo_style_pb2, report_pb2
+from dpst.v1 import (
+    image_pb2,
+    labels_pb2,
+    params_pb2,
+    photo_style_pb2,
+    progress_pb2,
+    report_pb2,
+    stylizer_pb2,
+)
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image as PillowImage
@@ -241,10 +249,70 @@ async def test_a_stylizers_refusal_arrives_unchanged(world: World) -> None:
 
 async def test_a_full_queue_says_when_to_try_again(world: World) -> None:
     world.segmentation.replies = [segmented(), segmented()]
-    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7)]
+    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7)] * 2
     error = await refused(world, transfer())
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "7000"
+    assert len(world.stylizer.requests) == 2, "another replica might have had room"
+
+
+async def test_what_a_full_queue_would_refuse_is_refused_before_it_is_segmented(world: World) -> None:
+    world.segmentation.replies = [segmented()] * 2
+    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7)] * 2
+    await refused(world, transfer(priority=params_pb2.PRIORITY_NORMAL))
+    for priority in (params_pb2.PRIORITY_UNSPECIFIED, params_pb2.PRIORITY_LOW):
+        error = await refused(world, transfer(priority=priority))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 5000 < int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) <= 7000
+    assert len(world.segmentation.requests) == 2
+    world.segmentation.replies = [segmented()] * 2
+    world.stylizer.replies = [solved()]
+    await world.events(transfer(priority=params_pb2.PRIORITY_HIGH))
+    await asyncio.sleep(1.0)
+    world.segmentation.replies = [segmented()] * 2
+    world.stylizer.replies = [solved()]
+    await world.events(transfer())
+
+
+async def test_a_lost_stylizer_is_replaced_where_it_stood(world: World) -> None:
+    world.segmentation.replies = [segmented()] * 2
+    kept = [
+        stylizer_pb2.StylizeResponse(checkpoint=progress_pb2.Checkpoint(data=data, evaluations=n))
+        for n, data in enumerate((b"early", b"late"), 3)
+    ]
+    before, after = solved()[:3], solved()
+    world.stylizer.replies = [[*before, *kept, errors.Unavailable("the stylizer's worker died", 1)], after]
+    events = await world.events(transfer(priority=params_pb2.PRIORITY_HIGH, best_effort=True))
+    assert [request.checkpoint.data for request in world.stylizer.requests] == [b"", b"late"]
+    assert all(request.priority == params_pb2.PRIORITY_HIGH for request in world.stylizer.requests)
+    assert all(request.best_effort for request in world.stylizer.requests)
+    assert events[-1].HasField("done")
+    assert sum(event.HasField("chunk") for event in events) == sum(event.HasField("chunk") for event in after)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_no_picture_is_begun_twice(world: World) -> None:
+    world.segmentation.replies = [segmented()] * 2
+    begun = [event for event in solved() if not event.HasField("done")]
+    world.stylizer.replies = [[*begun, errors.Unavailable("the stylizer's worker died", 1)]]
+    error = await refused(world, transfer())
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_no_more_transfers_than_the_gateway_has_memory_for(world: World) -> None:
+    world.segmentation.replies = [forever] * 8
+    calls = [world.stub.TransferStream(photo_style_pb2.TransferStreamRequest(transfer=transfer())) for _ in range(4)]
+    for call in calls:
+        await call.read()
+    error = await refused(world, transfer())
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "4 transfers are under way, as many as may be"
+    for call in calls:
+        call.cancel()
+    await eventually(lambda: world.count("dpst_inflight") == 0)
+    world.segmentation.replies = [segmented()] * 2
+    world.stylizer.replies = [solved()]
+    await world.events(transfer())
 
 
 async def test_a_stylizer_that_is_away_is_named(world: World) -> None:
