@@ -24,8 +24,8 @@ class _Bucket:
 class TokenBuckets:
     """Buckets by caller.
 
-    Own code of twenty lines: the libraries at hand (limits, aiolimiter) know windows, or make a caller wait, where an RPC
-    is to be refused with the time to come back.
+    Own code of twenty lines: the libraries at hand (limits, aiolimiter) know windows, or make a caller wait, where an
+    RPC is to be refused with the time to come back.
 
     Args:
         per_minute: tokens that a bucket gains; 0 = no limit.

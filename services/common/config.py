@@ -256,7 +256,8 @@ class GatewaySettings(ProcessSettings):
     rate_per_minute: float = Field(
         default=0.0,
         ge=0,
-        description="Requests a minute that each caller (key, certificate or address) may make in the long run; 0 = any.",
+        description="Requests a minute that each caller (key, certificate or address) may make in the long run; "
+        "0 = any.",
     )
     rate_burst: int = Field(default=10, ge=1, description="Requests that a caller may make at once before that counts.")
     max_inflight: int = Field(

@@ -78,7 +78,7 @@ class Health(health_pb2_grpc.HealthServicer):
                 if (self._draining, self._status(request.service)) == (draining, status):
                     await self._changed.wait()
 
-    def _status(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    def _status(self, service: str) -> int:
         if service in self._names:
             return _Status.SERVING if self.ready else _Status.NOT_SERVING
         return _Status.SERVICE_UNKNOWN if service else _Status.SERVING

@@ -10,6 +10,7 @@ from dpst.v1 import photo_style_pb2_grpc, segmentation_pb2_grpc, stylizer_pb2_gr
 
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
+from gateway.rates import TokenBuckets
 from gateway.servicer import PhotoStyleServicer
 from services.common.client import make_channel
 from services.common.config import GatewaySettings
@@ -39,7 +40,7 @@ async def world() -> AsyncIterator[World]:
     gateway, address = await started(
         settings,
         lambda server: photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(
-            PhotoStyleServicer(pipeline, looks), server
+            PhotoStyleServicer(pipeline, looks, TokenBuckets(0, 1)), server
         ),
         metrics,
     )

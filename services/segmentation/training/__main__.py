@@ -1,7 +1,8 @@
 """Trains the embedded segmentation network ``scene-student``.
 
     python -m services.segmentation.training --teacher <models>/deeplabv3-mnv2-ade20k/1 --photos <folder>
-        --labels <folder of MSRC index PNGs> --out <folder>
+        --labels <folder of MSRC index PNGs> --trunk services/stylizer/models/vgg19-student/1/student.safetensors
+        --out <folder>
 
 The teacher is asked about every crop of the photos of ``split.json`` (its list ``train``), and its features at each
 stage are learned beside its classes and the common labels that these are grouped into; people's labels count where
@@ -17,6 +18,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from services.common.config import SegmentationSettings
 from services.common.images import ImageLimits
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="model folder <models>/<name>/<version>")
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
+    parser.add_argument("--trunk", type=Path, required=True, help="weights of vgg19-student to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -52,10 +55,12 @@ def main() -> None:
     groups = grouping(teacher.labels)
     held_out = checks(photos(split["held_out"], options.photos, None, limits), Network(model, "cpu", threads), groups)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
+    network = SceneNetwork(len(teacher.labels))
+    network.start_from(load_file(options.trunk))
     kept = options.out.with_name(f"{options.out.name}.pt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     best = trained(
-        SceneNetwork(len(teacher.labels)),
+        network,
         teacher,
         train,
         held_out,

@@ -30,10 +30,10 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_SCALES: Final = (0.7, 1.5)
+_SCALES: Final = (0.75, 1.4)
 """Of a photo whose long side is ``INPUT_EDGE_PX``."""
 
-_PASTED, _BLENDED = 0.25, 0.15
+_PASTED, _BLENDED = 0.15, 0.1
 """Shares of the crops that have a part of another in them, or another shining through."""
 
 
@@ -47,7 +47,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Batch:
-    """Square crops: photos (N, 3, E, E) RGB 0..1, people (N, e, e) with e = (E + 3) / 4."""
+    """Square crops: photos (N, 3, E, E) RGB 0..1, people (N, e, e) with e = (E - 1) / 4.
+
+    The teacher sees all of a crop, the student all but the last row and column.
+    """
 
     photos: Tensor
     people: Tensor
@@ -123,7 +126,7 @@ def _crop(photo: Photo, edge_px: int, random: np.random.Generator) -> tuple[Tens
     )
     at_x = at_x.flip(0) if mirror else at_x
     pixels = _sampled(photo.pixels[None].float() / 255, at_y, at_x, "bilinear")[0]
-    coarse = slice(None, None, OUTPUT_STRIDE)
+    coarse = slice(OUTPUT_STRIDE // 2, None, OUTPUT_STRIDE)
     people = _sampled(photo.people[None, None].float(), at_y[coarse], at_x[coarse], "nearest")[0, 0]
     return _relit(pixels, random), people.long()
 
@@ -155,7 +158,7 @@ def checks(photos: Sequence[Photo], teacher: Network, groups: Tensor) -> list[Ch
         size = [_side(edge, max(height, width)) for edge in (height, width)]
         logits = teacher.logits(pixels)
         input_width, input_height = teacher.input_size(width, height)
-        grid = [(edge + 3) // OUTPUT_STRIDE for edge in size]
+        grid = [edge // OUTPUT_STRIDE for edge in size]
         rows = Axis(logits.shape[1], input_height, teacher.align_corners).for_size(grid[0])
         columns = Axis(logits.shape[2], input_width, teacher.align_corners).for_size(grid[1])
         shares = torch.from_numpy(resampled(logits, rows, columns)).softmax(dim=0)
@@ -166,7 +169,7 @@ def checks(photos: Sequence[Photo], teacher: Network, groups: Tensor) -> list[Ch
 
 
 def _side(edge: int, long_edge: int) -> int:
-    return max(1, round((edge * INPUT_EDGE_PX / long_edge - 1) / STEP_PX)) * STEP_PX + 1
+    return max(1, round(edge * INPUT_EDGE_PX / long_edge / STEP_PX)) * STEP_PX
 
 
 def normalised(photos: Tensor) -> Tensor:

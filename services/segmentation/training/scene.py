@@ -1,15 +1,15 @@
 """The network ``scene-student``: a slim trunk, a context module with exponentially growing dilation, a light decoder.
 
-Three convolutions with a stride bring a photo to an eighth of its size, where residual blocks with dilations of 1 to 16
-look at more and more of it (the context module of Yu & Koltun 2016), with a global mean beside them for the kind of
-scene (Chen et al. 2017). The decoder joins them with what was seen at a quarter of the size (Chen et al. 2018).
-
-All samples lie on pixels: sides are 8k+1, and each stride keeps the first and the last, as in TensorFlow's DeepLab, so
-that a student's features and its teacher's are of the same places.
+The trunk is that of ``vgg19-student``, which training starts from: what it sees comes from ImageNet by way of VGG-19.
+The pooling before block 4 is the last one, so that conv4 works at an eighth of the size, where residual blocks with
+dilations of 1 to 16 look at more and more of the photo (the context module of Yu & Koltun 2016), with a global mean
+beside them for the kind of scene (Chen et al. 2017). The decoder joins them with conv3_3 at a quarter of the size
+(Chen et al. 2018).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -18,20 +18,35 @@ from torch.nn import functional
 
 __all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "SceneNetwork"]
 
-INPUT_EDGE_PX: Final = 513
-"""Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
+INPUT_EDGE_PX: Final = 512
+"""Long edge at which photos enter the network: about the teacher's, whose answers depend on it."""
 
 OUTPUT_STRIDE: Final = 4
 STEP_PX: Final = 8
-"""Sides of photos are multiples of this and 1."""
+"""Sides of photos are multiples of this."""
 
-_DETAIL_CHANNELS: Final = 64
+_CONVS: Final = (
+    ("conv1_1", 16),
+    ("conv1_2", 32),
+    ("conv2_1", 48),
+    ("conv2_2", 64),
+    ("conv3_1", 112),
+    ("conv3_2", 112),
+    ("conv3_3", 112),
+    ("conv4_1", 256),
+    ("conv4_2", 96),
+)
+_AS_THEY_ARE: Final = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
+"""Of the trunk, what training does not change: edges and textures are what they are, and they cost the most."""
+
+_DETAIL, _TOP = "conv3_3", ("conv4_1", "conv4_2")
 _CHANNELS: Final = 160
-_DECODER_CHANNELS: Final = 128
-_DILATIONS: Final = {"early": (1, 1), "parts": (2, 2), "middle": (2, 4), "late": (4, 8), "deep": (16,)}
+_SKIP_CHANNELS: Final = 48
+_DECODER_CHANNELS: Final = 96
+_DILATIONS: Final = {"early": (1,), "parts": (1, 2), "middle": (2, 4), "late": (4, 8), "deep": (8, 16)}
 
 STAGES: Final = {
-    "detail": _DETAIL_CHANNELS,
+    "detail": dict(_CONVS)[_DETAIL],
     **dict.fromkeys(_DILATIONS, _CHANNELS),
     "context": _CHANNELS,
     "decoded": _DECODER_CHANNELS,
@@ -40,9 +55,9 @@ STAGES: Final = {
 the others at an eighth."""
 
 
-def _conv(channels: int, width: int, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _conv(channels: int, width: int, size: int = 3, dilation: int = 1) -> nn.Sequential:
     padding = dilation * (size // 2)
-    conv = nn.Conv2d(channels, width, size, stride, padding, dilation, bias=False)
+    conv = nn.Conv2d(channels, width, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width))
 
 
@@ -68,35 +83,49 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.to_half = nn.Sequential(_conv(3, 32, stride=2), nn.ReLU(), _conv(32, 32), nn.ReLU())
-        self.to_quarter = nn.Sequential(_conv(32, _DETAIL_CHANNELS, stride=2), nn.ReLU(), _Block(_DETAIL_CHANNELS, 1))
-        self.to_eighth = nn.Sequential(_conv(_DETAIL_CHANNELS, _CHANNELS, stride=2), nn.ReLU())
+        widths = dict(_CONVS)
+        self.convs = nn.ModuleDict()
+        channels = 3
+        for name, width in _CONVS:
+            self.convs[name] = nn.Conv2d(channels, width, 3, padding=1).requires_grad_(name not in _AS_THEY_ARE)
+            channels = width
+        self.enter = nn.Sequential(_conv(sum(widths[name] for name in _TOP), _CHANNELS, 1), nn.ReLU())
         self.blocks = nn.ModuleDict(
             {name: nn.Sequential(*[_Block(_CHANNELS, d) for d in row]) for name, row in _DILATIONS.items()}
         )
         self.scene = nn.Sequential(nn.Linear(_CHANNELS, _CHANNELS), nn.ReLU(), nn.Linear(_CHANNELS, _CHANNELS))
         self.context = nn.Sequential(_conv(_CHANNELS, _CHANNELS, 1), nn.ReLU())
-        self.decode = nn.Sequential(
-            _conv(_CHANNELS + _DETAIL_CHANNELS, _DECODER_CHANNELS),
-            nn.ReLU(),
-            _conv(_DECODER_CHANNELS, _DECODER_CHANNELS),
-            nn.ReLU(),
-        )
+        self.skip = nn.Sequential(_conv(widths[_DETAIL], _SKIP_CHANNELS, 1), nn.ReLU())
+        self.decode = nn.Sequential(_conv(_CHANNELS + _SKIP_CHANNELS, _DECODER_CHANNELS), nn.ReLU())
         self.head = nn.Conv2d(_DECODER_CHANNELS, classes, 1)
 
+    def start_from(self, student: Mapping[str, Tensor]) -> None:
+        """Take the trunk's convolutions from the weights of ``vgg19-student``."""
+        own = {key: value.float() for key, value in student.items() if key in self.state_dict()}
+        wanted = {f"convs.{name}.{part}" for name, _ in _CONVS for part in ("weight", "bias")}
+        if own.keys() != wanted:
+            raise ValueError(f"these weights lack {sorted(wanted - own.keys())}")
+        self.load_state_dict(own, strict=False)
+
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised photos, sides 8k+1, to (N, classes, (H+3)/4, (W+3)/4) before the softmax."""
+        """(N, 3, H, W) normalised photos, sides divisible by 8, to (N, classes, H/4, W/4) before the softmax."""
         return self.stages(photos)[0]
 
     def stages(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same, and the features of :data:`STAGES`."""
-        found = {"detail": self.to_quarter(self.to_half(photos))}
-        x = self.to_eighth(found["detail"])
+        seen: dict[str, Tensor] = {}
+        x = photos
+        for name, conv in self.convs.items():
+            if name.endswith("_1") and name != "conv1_1":
+                x = functional.max_pool2d(x, 2, 2)
+            seen[name] = x = functional.relu(conv(x))
+        found = {"detail": seen[_DETAIL]}
+        x = self.enter(torch.cat([seen[name] for name in _TOP], dim=1))
         for name, blocks in self.blocks.items():
             found[name] = x = blocks(x)
         x = x + self.scene(x.mean(dim=(2, 3)))[:, :, None, None]
         found["context"] = x = self.context(x)
-        x = functional.interpolate(x, size=found["detail"].shape[2:], mode="bilinear", align_corners=True)
-        found["decoded"] = x = self.decode(torch.cat([x, found["detail"]], dim=1))
+        x = functional.interpolate(x, size=seen[_DETAIL].shape[2:], mode="bilinear", align_corners=False)
+        found["decoded"] = x = self.decode(torch.cat([x, self.skip(seen[_DETAIL])], dim=1))
         scores: Tensor = self.head(x)
         return scores, found

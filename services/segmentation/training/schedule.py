@@ -21,11 +21,14 @@ __all__ = ["Hints", "agreement", "trained"]
 
 _BATCH: Final = 8
 _CROP_PX: Final = 289
-_RATE: Final = 2e-3
+_RATE: Final = 1.5e-3
 _WARM_STEPS: Final = 100
 _WEIGHT_DECAY: Final = 2e-2
-_LEAST_HINTS: Final = 0.1
-"""Weight of the hints in the end; at first it is 1, and it falls as the learning rate does."""
+_TRUNK_RATE: Final = 0.3
+"""Learning rate of the trunk, which has learned already, as a share of the others'."""
+
+_HINTS: Final = (0.5, 0.05)
+"""Weight of each hint, first and last; it falls as the learning rate does."""
 
 _CLASSES_WEIGHT: Final = 1.0
 _LABELS_WEIGHT: Final = 2.0
@@ -93,8 +96,10 @@ def trained(
     some = [crops([train[n] for n in random.integers(len(train), size=_BATCH)], _CROP_PX, random) for _ in range(6)]
     hints = Hints([teacher(batch.photos)[1] for batch in some])
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = [*network.parameters(), *hints.parameters()]
-    optimiser = torch.optim.AdamW(parameters, _RATE, weight_decay=_WEIGHT_DECAY)
+    trunk = [each for each in network.convs.parameters() if each.requires_grad]
+    rest = [each for name, each in network.named_parameters() if not name.startswith("convs.")] + [*hints.parameters()]
+    groups_of_rates = [{"params": trunk, "share": _TRUNK_RATE}, {"params": rest, "share": 1.0}]
+    optimiser = torch.optim.AdamW(groups_of_rates, _RATE, weight_decay=_WEIGHT_DECAY)
     mean = copy.deepcopy(network)
     order: list[int] = []
     steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
@@ -105,14 +110,14 @@ def trained(
         batch = crops([train[order.pop()] for _ in range(_BATCH)], _CROP_PX, random)
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         for group in optimiser.param_groups:
-            group["lr"] = _RATE * falling * min(1.0, (steps + 1) / _WARM_STEPS)
+            group["lr"] = _RATE * group["share"] * falling * min(1.0, (steps + 1) / _WARM_STEPS)
         network.train()
         terms = _losses(network, hints, teacher, batch, groups)
-        weights = torch.full_like(terms, max(_LEAST_HINTS, falling))
+        weights = torch.full_like(terms, _HINTS[1] + (_HINTS[0] - _HINTS[1]) * falling)
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.zero_grad(set_to_none=True)
         (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        torch.nn.utils.clip_grad_norm_([*trunk, *rest], 5.0)
         optimiser.step()
         steps, since = steps + 1, since + 1
         sums += terms.detach()
@@ -146,7 +151,7 @@ def _losses(network: SceneNetwork, hints: Hints, teacher: Teacher, batch: Batch,
     """Errors of the stages; divergences of classes and common labels from the teacher's; people's cross entropy."""
     wanted, shown = teacher(batch.photos)
     with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
-        scores, stages = network.stages(normalised(batch.photos))
+        scores, stages = network.stages(normalised(batch.photos[:, :, :-1, :-1]))
         errors = hints(stages, shown)
     classes = functional.log_softmax(scores.float(), dim=1)
     wanted_classes = functional.log_softmax(wanted, dim=1)

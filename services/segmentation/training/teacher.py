@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.common.models import Model
 from services.segmentation.convention import Convention
@@ -55,10 +56,15 @@ class Teacher:
         self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
 
     def __call__(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores of its classes (N, C, h, w) and its hints (N, c, h', w') for (N, 3, H, W) RGB 0..1."""
+        """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 8k+1.
+
+        Its own samples lie on pixels 0, 4, 8 ... of the photo (or 0, 8, 16 ...); what is returned lies between two of
+        them, where those of a network that pools lie within half a pixel: (N, C, (H-1)/4, (W-1)/4) and the like.
+        """
         images = np.stack([self._convention.in_units(photo) for photo in photos.numpy()])
         wanted = [self._convention.output_name, *HINTS.values()]
-        scores, *hints = (torch.from_numpy(found) for found in self._session.run(wanted, {self._input: images}))
+        found = self._session.run(wanted, {self._input: images})
+        scores, *hints = (functional.avg_pool2d(torch.from_numpy(each), 2, stride=1) for each in found)
         return scores, dict(zip(HINTS, hints, strict=True))
 
     @property
