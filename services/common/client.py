@@ -76,7 +76,10 @@ def make_channel(target: str, service: str, settings: ProcessSettings, metrics: 
     Raises TlsError if a certificate cannot be read.
     """
     options = channel_options(settings.max_message_bytes, service)
-    interceptors = [_UnaryClient(metrics, settings.token_file), _StreamClient(metrics, settings.token_file)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [
+        _UnaryClient(metrics, settings.token_file),
+        _StreamClient(metrics, settings.token_file),
+    ]
     credentials = channel_credentials(settings)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)

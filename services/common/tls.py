@@ -81,7 +81,9 @@ def server_credentials(settings: ProcessSettings) -> grpc.ServerCredentials | No
         return new
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), refreshed, require_client_authentication=settings.tls_client_ca is not None
+        configuration(),
+        refreshed,  # type: ignore[arg-type]  # None means "as before", which the stubs do not know
+        require_client_authentication=settings.tls_client_ca is not None,
     )
 
 

@@ -1,0 +1,150 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+import tenacity
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc
+
+from dpst_client.connection import Deadline, Settings, retry_rules
+from dpst_client.errors import failure
+from dpst_client.requests import Labels, Photo, Priority, export_request, render_request, transfer_request
+from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, progress_of
+
+__all__ = ["AsyncClient"]
+
+_T = TypeVar("_T")
+
+
+class AsyncClient:
+    """A connection to a gateway of dpst, for many tasks of one event loop.
+
+    Close it, or use it in an `async with`: that cancels what still runs. The arguments are those of ``Settings``.
+    """
+
+    def __init__(self, target: str, **settings: Any) -> None:
+        self._settings = Settings(**settings)
+        self._channel = self._settings.channel(grpc.aio, target)
+        self._stub: Any = photo_style_pb2_grpc.PhotoStyleStub(self._channel)
+
+    async def close(self) -> None:
+        """Cancel what still runs and disconnect."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def transfer(
+        self,
+        content: Photo,
+        style: Photo,
+        *,
+        content_labels: Labels | None = None,
+        style_labels: Labels | None = None,
+        output: image_pb2.OutputOptions | None = None,
+        segmentation_model: str = "",
+        request_id: str = "",
+        priority: Priority = "normal",
+        best_effort: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+        on_progress: Callable[[Progress], None] | None = None,
+        **params: Any,
+    ) -> TransferResult:
+        """See ``Client.transfer``; ``on_progress`` is called in the event loop."""
+        request = transfer_request(
+            content,
+            style,
+            content_labels=content_labels,
+            style_labels=style_labels,
+            params=params,
+            output=output,
+            segmentation_model=segmentation_model,
+            request_id=request_id,
+            priority=priority,
+            best_effort=best_effort,
+        )
+
+        async def attempt(left: float | None) -> TransferResult:
+            call = self._stub.TransferStream(request, timeout=left, metadata=self._settings.metadata(request_id))
+            folded, done = Folded(), None
+            try:
+                async for event in call:
+                    if event.HasField("chunk"):
+                        folded.add(event.chunk)
+                    elif event.HasField("done"):
+                        done = event.done
+                    elif on_progress is not None and (progress := progress_of(event)) is not None:
+                        on_progress(progress)
+            finally:
+                call.cancel()  # ends the work on the server if this is left early; no effect on a finished call
+            assert done is not None, "the server ends every stream with it"  # noqa: S101
+            return TransferResult(bytes(folded.picture), folded.info, done.report, done.look)
+
+        return await self._tried(attempt, timeout)
+
+    async def render(
+        self,
+        look: look_pb2.Look,
+        content: Photo,
+        *,
+        strength: float | None = None,
+        preserve: str = "none",
+        output: image_pb2.OutputOptions | None = None,
+        priority: Priority = "normal",
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+    ) -> RenderResult:
+        """See ``Client.render``."""
+        request = render_request(look, content, strength, preserve, output, priority)
+
+        async def attempt(left: float | None) -> RenderResult:
+            call = self._stub.RenderLook(request, timeout=left, metadata=self._settings.metadata(""))
+            folded = Folded()
+            try:
+                async for event in call:
+                    if event.HasField("chunk"):
+                        folded.add(event.chunk)
+            finally:
+                call.cancel()
+            return RenderResult(bytes(folded.picture), folded.info)
+
+        return await self._tried(attempt, timeout)
+
+    async def export_look(
+        self,
+        look: look_pb2.Look,
+        content: Photo,
+        *,
+        points: int = 33,
+        label: str = "",
+        per_label: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+    ) -> LutResult:
+        """See ``Client.export_look``."""
+        request = export_request(look, content, points, label, per_label)
+
+        async def attempt(left: float | None) -> LutResult:
+            reply = await self._stub.ExportLook(request, timeout=left, metadata=self._settings.metadata(""))
+            return LutResult(tuple(reply.luts), tuple(reply.labels_without_pixels))
+
+        return await self._tried(attempt, timeout)
+
+    async def _tried(self, attempt: Callable[[float | None], Awaitable[_T]], seconds: float | None) -> _T:
+        deadline = Deadline.of(seconds)
+
+        async def once() -> _T:
+            try:
+                return await attempt(deadline.left())
+            except grpc.RpcError as error:
+                raise failure(error) from error
+
+        return await tenacity.AsyncRetrying(**retry_rules(self._settings.retries, deadline))(once)

@@ -1,0 +1,217 @@
+"""``dpst_client`` against a gateway with fakes behind it: results, progress, tries, cancelling, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from dpst.v1 import image_pb2, look_pb2, params_pb2, photo_style_pb2_grpc
+from dpst_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAllowed,
+    Overloaded,
+    Progress,
+    TransferFailed,
+    Unavailable,
+)
+
+from services.common import errors
+from services.common.config import ProcessSettings
+from services.common.keys import new_key
+from services.common.metrics import Metrics
+from services.common.server import bind, make_server
+from tests.gateway.fakes import World, eventually, exported, forever, labels, photo, rendered, segmented, solved
+
+LOOK = look_pb2.Look(data=b"a look", version=2)
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(world.address) as client:
+        yield client
+
+
+def ready(world: World, transfers: int = 1) -> None:
+    world.segmentation.replies += [segmented()] * (2 * transfers)
+
+
+async def test_a_transfer_from_files_and_bytes(world: World, client: AsyncClient, tmp_path: Path) -> None:
+    ready(world)
+    world.stylizer.replies = [solved(b"0123456789")]
+    file, steps = tmp_path / "style.png", list[Progress]()
+    file.write_bytes(photo())
+    result = await client.transfer(
+        photo(),
+        file,
+        quality="high",
+        strength=0.5,
+        label_strengths={"sky": 0.25},
+        priority="high",
+        best_effort=True,
+        request_id="holiday-7",
+        output=image_pb2.OutputOptions(format=image_pb2.IMAGE_FORMAT_PNG),
+        on_progress=steps.append,
+    )
+    assert result.picture == b"0123456789"
+    assert (result.info.width_px, result.report.evaluations) == (48, 2)
+    assert result.report.request_id == "holiday-7"
+    assert result.look == solved()[-1].done.look
+    (request,) = world.stylizer.requests
+    assert (request.params.quality, request.params.strength) == (params_pb2.QUALITY_PRESET_HIGH, 0.5)
+    assert dict(request.params.label_strengths) == {"sky": 0.25}
+    assert (request.priority, request.best_effort) == (params_pb2.PRIORITY_HIGH, True)
+    assert request.output.format == image_pb2.IMAGE_FORMAT_PNG
+    assert steps[0].stage == "segment"
+    assert [step.done for step in steps if step.stage == "solve" and step.done] == sorted(
+        step.done for step in steps if step.done
+    )
+    assert any(step.preview_jpeg for step in steps)
+
+
+async def test_labels_of_the_caller(world: World, client: AsyncClient) -> None:
+    world.stylizer.replies = [solved()]
+    await client.transfer(photo(), photo(), content_labels=labels(), style_labels=labels().png)
+    (request,) = world.stylizer.requests
+    assert request.content_labels == labels()
+    assert request.style_labels.png == labels().png
+
+
+async def test_renders_and_tables(world: World, client: AsyncClient) -> None:
+    world.stylizer.replies = [rendered(b"picture"), exported("", "sky")]
+    assert (await client.render(LOOK, photo(), strength=0.3, preserve="luminance")).picture == b"picture"
+    tables = await client.export_look(LOOK, photo(), points=17, per_label=True)
+    assert [lut.label for lut in tables.luts] == ["", "sky"]
+    render, export = world.stylizer.requests
+    assert (render.strength, render.preserve) == (0.3, params_pb2.PRESERVE_LUMINANCE)
+    assert (export.points, export.per_label) == (17, True)
+
+
+async def test_a_full_server_is_tried_again_when_it_says(world: World, client: AsyncClient) -> None:
+    ready(world, 2)
+    full = errors.ResourceExhausted("the queue is full", 0.3)
+    world.stylizer.replies = [full, full, solved(b"at last")]
+    assert (await client.transfer(photo(), photo())).picture == b"at last"
+
+
+async def test_tries_end_with_their_number_or_the_timeout(world: World) -> None:
+    ready(world)
+    world.stylizer.replies = [errors.ResourceExhausted("the queue is full", 60)] * 2
+    async with AsyncClient(world.address, retries=0) as client:
+        with pytest.raises(Overloaded, match="queue is full") as caught:
+            await client.transfer(photo(), photo())
+    assert 59 < caught.value.retry_after_seconds <= 60
+    assert caught.value.request_id
+    async with AsyncClient(world.address) as client:
+        with pytest.raises(Overloaded):  # a minute's pause would end after the timeout: no sense in waiting
+            await client.transfer(photo(), photo(), timeout=5)
+
+
+async def test_a_broken_stream_begins_anew(world: World, client: AsyncClient) -> None:
+    ready(world, 2)
+    begun = [event for event in solved(b"half a picture") if not event.HasField("done")]
+    world.stylizer.replies = [[*begun, errors.Unavailable("the stylizer's worker died", 0.1)], solved(b"whole")]
+    assert (await client.transfer(photo(), photo())).picture == b"whole"
+
+
+async def test_leaving_cancels(world: World) -> None:
+    world.segmentation.replies = [forever, forever]
+    async with AsyncClient(world.address) as client:
+        running = asyncio.create_task(client.transfer(photo(), photo()))
+        await eventually(lambda: len(world.segmentation.requests) == 2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await eventually(lambda: world.segmentation.cancelled == 2)
+
+
+async def test_a_timeout_covers_everything(world: World, client: AsyncClient) -> None:
+    world.segmentation.replies = [forever, forever]
+    with pytest.raises(DeadlineExceeded):
+        await client.transfer(photo(), photo(), timeout=0.5)
+
+
+async def test_what_is_wrong_is_named(client: AsyncClient) -> None:
+    with pytest.raises(InvalidRequest, match="content: got") as caught:
+        await client.transfer(b"no photo", photo())
+    assert caught.value.field == "content"
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match="qualty: no such parameter; there are affine_weight"):
+        await client.transfer(photo(), photo(), qualty="high")
+    with pytest.raises(ValueError, match="quality: got 'best', must be one of draft, standard, high"):
+        await client.transfer(photo(), photo(), quality="best")
+    with pytest.raises(FileNotFoundError):
+        await client.transfer("/nowhere.jpg", photo())
+
+
+async def test_every_code_is_one_of_ours(world: World, client: AsyncClient) -> None:
+    cases = [
+        (errors.NotFound("no such model"), InvalidRequest),
+        (errors.Unauthenticated("the gateway's own key is wrong"), TransferFailed),
+        (RuntimeError("boom"), TransferFailed),
+    ]
+    for error, kind in cases:
+        world.stylizer.replies = [error]
+        with pytest.raises(kind) as caught:
+            await client.export_look(LOOK, photo())
+        assert isinstance(caught.value, TransferFailed)
+
+
+async def test_a_key_is_shown_to_the_server(tmp_path: Path) -> None:
+    (token, entry), keys = new_key("photo-backend"), tmp_path / "keys.toml"
+    keys.write_text(entry)
+    server = make_server(ProcessSettings(api_keys_file=keys), Metrics())
+    photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(photo_style_pb2_grpc.PhotoStyleServicer(), server)
+    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    await server.start()
+    for wrong in (None, "dpst_guess"):
+        async with AsyncClient(address, token=wrong) as client:
+            with pytest.raises(NotAllowed):
+                await client.export_look(LOOK, photo())
+    async with AsyncClient(address, token=token) as client:
+        with pytest.raises(TransferFailed) as caught:
+            await client.export_look(LOOK, photo())
+    assert not isinstance(caught.value, NotAllowed)
+    await server.stop(None)
+
+
+async def test_an_absent_server_is_unavailable() -> None:
+    async with AsyncClient("127.0.0.1:1", retries=1) as client:
+        with pytest.raises(Unavailable):
+            await client.transfer(photo(), photo(), timeout=5)
+
+
+async def test_the_client_for_threads_does_the_same(world: World) -> None:
+    ready(world, 2)
+    full = errors.ResourceExhausted("the queue is full", 0.1)
+    world.stylizer.replies = [full, full, solved(b"picture"), rendered(b"again"), exported("")]
+    threads: list[str] = []
+
+    def use() -> tuple[bytes, bytes, int]:
+        def on_progress(step: Progress) -> None:
+            threads.append(threading.current_thread().name)
+
+        with Client(world.address) as client:
+            result = client.transfer(photo(), photo(), on_progress=on_progress)
+            again = client.render(LOOK, photo())
+            return result.picture, again.picture, len(client.export_look(LOOK, photo()).luts)
+
+    assert await asyncio.to_thread(use) == (b"picture", b"again", 1)
+    assert len(set(threads)) == 1
+
+
+def test_importing_it_loads_nothing_of_the_services() -> None:
+    code = (
+        "import sys, dpst_client\n"
+        "heavy = {'torch', 'onnxruntime', 'scipy', 'pyvips', 'services', 'gateway'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
