@@ -22,6 +22,7 @@ from services.common.config import GatewaySettings
 from services.common.logs import bind_request_id, current_request_id
 from services.common.metrics import Metrics
 from services.common.status import retry_after_seconds
+from services.common.tracing import span
 
 if TYPE_CHECKING:  # the stubs of these classes have no code behind them
     from dpst.v1.segmentation_pb2_grpc import SegmentationAsyncStub
@@ -79,7 +80,8 @@ class Pipeline:
         started = time.perf_counter()
         if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):
             yield _Event(stage=progress_pb2.StageStarted(stage=report_pb2.STAGE_SEGMENT))
-        content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
+        with span("segment"):
+            content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
         if content.model or style.model:
             _describe(ours, content, style)
             ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))

@@ -16,6 +16,7 @@ from services.common.config import ProcessSettings
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 from services.common.metrics import Metrics
 from services.common.tls import channel_credentials
+from services.common.tracing import propagated
 
 __all__ = ["channel_options", "make_channel"]
 
@@ -111,6 +112,8 @@ class _Observer:
         request_id = current_request_id()
         if request_id and metadata.get(REQUEST_ID_KEY) is None:
             metadata.add(REQUEST_ID_KEY, request_id)
+        for key, value in propagated():
+            metadata.add(key, value)
         if self._token_file is not None:
             metadata.add("authorization", f"Bearer {self._token_file.read_text(encoding='utf-8').strip()}")
         return grpc.aio.ClientCallDetails(

@@ -86,6 +86,12 @@ class ProcessSettings(BaseSettings):
         description="PEM file of the authorities of the processes behind this one; calls to them then use TLS and show "
         "tls_cert.",
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description='OpenTelemetry collector that gets traces by OTLP over gRPC, such as "collector:4317"; needs the '
+        "extra `otel`. Unset sends none.",
+    )
+    otlp_insecure: bool = Field(default=True, description="Whether traces go to the collector without TLS.")
     api_keys_file: Path | None = Field(
         default=None,
         description="TOML file of callers' keys, made with `dpst keys new`; unset lets everybody call. Read again when "

@@ -27,6 +27,7 @@ from services.common.metrics import Metrics
 from services.common.models import ModelError
 from services.common.server import PortTakenError, bind, host_port, make_server
 from services.common.tls import TlsError, server_credentials
+from services.common.tracing import TracingError, configure_tracing, stop_tracing
 
 __all__ = ["Service", "run_process"]
 
@@ -72,13 +73,16 @@ def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Met
         _log.error("wrong settings", reason=f"{', '.join(unknown)}: no such setting; `dpst config` lists them all")
         return 2
     try:
+        configure_tracing(name, settings)
         asyncio.run(_serve(settings, Metrics(), lambda metrics: make(settings, metrics)))
-    except (PortTakenError, ModelError, KeyFileError, TlsError) as error:
+    except (PortTakenError, ModelError, KeyFileError, TlsError, TracingError) as error:
         _log.error("cannot start", reason=str(error))
         return 1
     except Exception as error:
         _log.exception("process failed", reason=str(error))
         return 1
+    finally:
+        stop_tracing()
     return 0
 
 

@@ -12,6 +12,7 @@ from services.common.keys import KeyFile
 from services.common.logs import logged_call
 from services.common.metrics import Metrics
 from services.common.status import mapped_errors
+from services.common.tracing import traced_call
 
 __all__ = ["PortTakenError", "bind", "host_port", "make_server"]
 
@@ -26,13 +27,14 @@ class PortTakenError(Exception):
 
 
 def make_server(settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Server:
-    """Server that logs and measures every RPC, maps its errors, and lets in who may call, from the outside in.
+    """Server that traces, logs and measures every RPC, maps its errors, and lets in who may call, from the outside in.
 
     Raises KeyFileError if the callers' keys cannot be read.
     """
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
     return grpc.aio.server(
         interceptors=[
+            AroundInterceptor(traced_call),
             AroundInterceptor(logged_call),
             AroundInterceptor(metrics.measured_call),
             AroundInterceptor(mapped_errors),

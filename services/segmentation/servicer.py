@@ -16,6 +16,7 @@ from dpst.v1 import segmentation_pb2, segmentation_pb2_grpc
 from services.common.errors import Unavailable
 from services.common.images import ImageLimits
 from services.common.metrics import Metrics
+from services.common.tracing import span
 from services.common.wire import image_bytes
 from services.segmentation.cache import ResultCache
 from services.segmentation.labels import common_labels_of
@@ -130,7 +131,8 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServicer):
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        with span(name):
+            yield
         self._metrics.stage_duration_seconds.labels(name).observe(time.perf_counter() - started)
 
 

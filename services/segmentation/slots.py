@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +45,8 @@ class Place:
 
     async def run(self, work: Callable[[Cancel], _T]) -> _T:
         """Run ``work`` in a thread. If the caller is cancelled, work that runs is told to stop, other never starts."""
-        future: Future[_T] = self._threads.submit(work, self._cancel)
+        context = contextvars.copy_context()  # the request's id, and the span that this is a part of
+        future: Future[_T] = self._threads.submit(context.run, work, self._cancel)
         self._running = future
         try:
             return await asyncio.wrap_future(future)

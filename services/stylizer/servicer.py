@@ -16,8 +16,9 @@ from services.common.errors import NotFound
 from services.common.images import ImageLimits
 from services.common.logs import current_request_id
 from services.common.metrics import Metrics
+from services.common.tracing import Stages
 from services.common.wire import image_info_message, picture_chunks
-from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Queued, Rendered, WorkerEvent
+from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Queued, Rendered, StageBegan, WorkerEvent
 from services.stylizer.messages import (
     export_job,
     export_response,
@@ -141,6 +142,8 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         """The job's events, counted and timed on their way."""
         metrics, began = self._metrics, time.monotonic()
         waiting, last_elapsed, previewed = True, 0.0, False
+        stages = Stages()
+        stages.began("queue")
         try:
             async with contextlib.aclosing(self._supervisor.run(job, terms)) as events:
                 async for event in events:
@@ -148,7 +151,9 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                         waiting = False
                         metrics.queue_wait_seconds.observe(time.monotonic() - began)
                         metrics.inflight.inc()
-                    if isinstance(event, Iterated):
+                    if isinstance(event, StageBegan):
+                        stages.began(event.stage)
+                    elif isinstance(event, Iterated):
                         metrics.evaluations_total.inc()
                         metrics.evaluation_seconds.observe(event.elapsed_seconds - last_elapsed)
                         last_elapsed = event.elapsed_seconds
@@ -160,6 +165,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                             metrics.stage_duration_seconds.labels(stage).observe(seconds)
                     yield event
         finally:
+            stages.ended()
             if not waiting:
                 metrics.inflight.dec()
 
