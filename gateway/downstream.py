@@ -56,8 +56,12 @@ def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError)
 
 
 def is_for_another_replica(error: grpc.aio.AioRpcError) -> bool:
-    """Whether another replica may do what one has failed at: it was full, or it is gone."""
-    return error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+    """Whether another replica may do what one has failed at: it was full, it is gone, or its drain has ended."""
+    return error.code() in (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,  # not by us: then asyncio.CancelledError would have been raised
+    )
 
 
 def renamed(error: Exception, fields: Mapping[str, str]) -> Exception:

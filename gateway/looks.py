@@ -13,6 +13,7 @@ from dpst.v1 import photo_style_pb2, report_pb2, stylizer_pb2
 from gateway.accounting import counted, timed
 from gateway.admission import admit_look
 from gateway.downstream import Deadline, explained
+from gateway.fetch import Fetcher
 from services.common.config import GatewaySettings
 from services.common.metrics import Metrics
 
@@ -35,6 +36,7 @@ class Looks:
         self._stylizer = stylizer
         self._settings = settings
         self._metrics = metrics
+        self._fetcher = Fetcher(settings)
 
     async def render(
         self, request: photo_style_pb2.RenderLookRequest, deadline: Deadline
@@ -42,6 +44,7 @@ class Looks:
         """Yield ``queued`` as often as the place changes, the picture in chunks, ``done``."""
         started = time.perf_counter()
         with counted(self._metrics):
+            await self._fetcher.fill(request.content, "content")
             await asyncio.to_thread(admit_look, request, self._settings)
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
             call = self._stylizer.Render(_render_request(request), timeout=timeout)
@@ -66,6 +69,7 @@ class Looks:
         """Return the lookup tables."""
         started = time.perf_counter()
         with counted(self._metrics):
+            await self._fetcher.fill(request.content, "content")
             await asyncio.to_thread(admit_look, request, self._settings)
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
             try:

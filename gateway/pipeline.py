@@ -15,6 +15,7 @@ from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 from gateway.accounting import counted, timed
 from gateway.admission import admit
 from gateway.downstream import Deadline, explained, is_for_another_replica
+from gateway.fetch import Fetcher
 from gateway.label_notes import label_notes
 from gateway.overload import Gate
 from gateway.regions import Regions, find_regions
@@ -50,6 +51,7 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(settings.max_inflight)
+        self._fetcher = Fetcher(settings)
 
     async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
         """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.
@@ -74,6 +76,9 @@ class Pipeline:
                     yield event
 
     async def _events(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
+        await asyncio.gather(
+            self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
+        )
         await asyncio.to_thread(admit, transfer, self._settings)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))

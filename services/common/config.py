@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 _MIB = 1 << 20
+_URI_PREFIX = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/([A-Za-z0-9._~/-]*/)?")
 
 
 def settings_problems(error: ValidationError) -> str:
@@ -247,6 +249,16 @@ class StylizerSettings(_ModelSettings):
 class GatewaySettings(ProcessSettings):
     """Settings of the gateway."""
 
+    @field_validator("uri_prefixes")
+    @classmethod
+    def _prefixes_are_whole(cls, value: str) -> str:
+        for prefix in value.split(","):
+            if prefix.strip() and not _URI_PREFIX.fullmatch(prefix.strip()):
+                raise ValueError(
+                    f"{prefix.strip()!r} must be http:// or https://, a host, and a path ending with a slash"
+                )
+        return value
+
     port: int = Field(default=50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     http_port: int = Field(
         default=8080, ge=0, le=65535, description="Port of /metrics, /healthz, /readyz; 0 takes a free one."
@@ -259,6 +271,12 @@ class GatewaySettings(ProcessSettings):
     solve_timeout_seconds: float = Field(
         default=1800.0, gt=0, description="Longest stylizer call without a caller's deadline, waiting included."
     )
+    uri_prefixes: str = Field(
+        default="",
+        description="Where photos may be fetched from by `Image.uri`: beginnings such as https://photos.internal/in/ that "
+        "end with a slash, separated by commas. Empty = nowhere.",
+    )
+    uri_timeout_seconds: float = Field(default=30.0, gt=0, description="Longest fetch of one photo.")
     rate_per_minute: float = Field(
         default=0.0,
         ge=0,
