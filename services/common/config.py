@@ -273,8 +273,8 @@ class GatewaySettings(ProcessSettings):
     )
     uri_prefixes: str = Field(
         default="",
-        description="Where photos may be fetched from by `Image.uri`: beginnings such as https://photos.internal/in/ that "
-        "end with a slash, separated by commas. Empty = nowhere.",
+        description="Where photos may be fetched from by `Image.uri`: beginnings such as https://photos.internal/in/ "
+        "that end with a slash, separated by commas. Empty = nowhere.",
     )
     uri_timeout_seconds: float = Field(default=30.0, gt=0, description="Longest fetch of one photo.")
     rate_per_minute: float = Field(
