@@ -1,0 +1,134 @@
+"""A stack under ten times its capacity: does accepted work keep its deadline, is the rest refused at once?
+
+    python -m tests.benchmarks.overload [--seconds 180] [--times 10] [--out build/benchmarks/overload]
+
+Starts a stack with the built-in networks, measures its capacity with two callers that always have a request under way,
+then lets requests arrive at ``--times`` that rate, then measures the capacity again. Beside it a caller asks for health
+a hundred times a second. Writes ``overload.md`` and ``overload.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.benchmarks.load import Load, percentiles
+from tests.benchmarks.machine import described
+from tests.faults.cluster import Cluster, cluster, picture
+
+_PARAMS = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
+
+
+async def _measured(seconds: float, times: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with cluster(Path(folder), stylizers=1) as found:
+            content, style = picture(1, 640, 480), picture(2, 640, 480)
+            busy = Load(found.ports["gateway"], content, style, 60.0, params=_PARAMS)
+            await busy.keep_busy(1, 5.0)  # so that it knows how fast it is
+            before = await busy.keep_busy(2, seconds / 3)
+            rate = before.summary()["answers_a_second"]
+            patience = max(4.0, 6 / rate)
+            memory = [await _memory(found)]
+            stop = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                health = group.create_task(_health(found, stop))
+                watch = group.create_task(_memories(found, stop))
+                over = await Load(found.ports["gateway"], content, style, patience, params=_PARAMS).arrive(
+                    times * rate, seconds
+                )
+                stop.set()
+            memory += watch.result()
+            after = await busy.keep_busy(2, seconds / 3)
+            return {
+                "machine": described(),
+                "capacity_before": before.summary(),
+                "rate": round(times * rate, 3),
+                "deadline_seconds": round(patience, 2),
+                "overload": over.summary(),
+                "capacity_after": after.summary(),
+                "health_ms": {name: round(1000 * value, 2) for name, value in percentiles(health.result()).items()},
+                "memory_mib": memory,
+            }
+
+
+async def _health(found: Cluster, stop: asyncio.Event) -> list[float]:
+    """Seconds of health checks of the stylizer."""
+    seconds = []
+    async with grpc.aio.insecure_channel(found.ports["stylizer-0"]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while not stop.is_set():
+            began = time.monotonic()
+            await stub.Check(health_pb2.HealthCheckRequest(service="dpst.v1.Stylizer"))
+            seconds.append(time.monotonic() - began)
+            await asyncio.sleep(0.01)
+    return seconds
+
+
+async def _memories(found: Cluster, stop: asyncio.Event) -> list[dict[str, int]]:
+    rows = []
+    while not stop.is_set():
+        await asyncio.sleep(15)
+        rows.append(await _memory(found))
+    return rows
+
+
+async def _memory(found: Cluster) -> dict[str, int]:
+    """Resident MiB of each process and of the worker."""
+    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
+    return {name: psutil.Process(pid).memory_info().rss >> 20 for name, pid in pids.items()}
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    over, codes = found["overload"], found["overload"]["codes"]
+    before, after = (found[name]["answers_a_second"] for name in ("capacity_before", "capacity_after"))
+    accepted = sum(codes.get(code, 0) for code in ("OK", "DEADLINE_EXCEEDED"))
+    refused = over["latency_seconds"].get("RESOURCE_EXHAUSTED", {})
+    return [
+        "# Ten times too much",
+        "",
+        f"Made by `python -m tests.benchmarks.overload`. {found['machine']}.",
+        f"One stylizer with one slot, built-in networks, 640x480 px photos, {_PARAMS['solve_edge_px']} px and "
+        f"{_PARAMS['max_evaluations']} evaluations; callers, gateway and services share the cores.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| capacity before, answers a second | {before:.2f} |",
+        f"| arrivals a second, for {over['seconds']:.0f} s | {found['rate']:.1f} |",
+        f"| deadline of each | {found['deadline_seconds']} s |",
+        f"| answers a second meanwhile | {over['answers_a_second']:.2f} |",
+        f"| capacity after | {after:.2f} |",
+        f"| codes | {', '.join(f'{code} {count}' for code, count in codes.items())} |",
+        f"| accepted work that kept its deadline | {100 * codes.get('OK', 0) / max(1, accepted):.1f} % |",
+        f"| seconds until a refusal: p50, p90, p99, most | {', '.join(str(refused.get(p)) for p in refused)} |",
+        f"| health of the stylizer, ms: p50, p90, p99, most | {', '.join(map(str, found['health_ms'].values()))} |",
+        f"| resident MiB, first | {found['memory_mib'][0]} |",
+        f"| resident MiB, last | {found['memory_mib'][-1]} |",
+    ]
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/overload"))
+    options = parser.parse_args()
+    found = asyncio.run(_measured(options.seconds, options.times))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "overload.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    lines = _table(found)
+    (options.out / "overload.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
