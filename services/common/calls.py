@@ -20,6 +20,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from services.common.errors import InvalidArgument
+
 __all__ = ["Around", "AroundInterceptor", "ServerCall", "final_code", "send_first", "split_method"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -54,6 +56,44 @@ async def _send_pending(context: grpc.aio.ServicerContext[Any, Any]) -> None:
 Around = Callable[[ServerCall], AbstractAsyncContextManager[None]]
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    """Stands for a request whose bytes are no message."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A deserialiser that does not raise: gRPC would answer INTERNAL, as if it were our fault."""
+
+    read: Callable[[bytes], Any]
+
+    def __call__(self, data: bytes) -> Any:
+        try:
+            return self.read(data)
+        except Exception:  # protobuf's DecodeError, or what another runtime raises
+            return _Unreadable(len(data))
+
+
+def _refusing(behaviour: Any, is_streaming: bool) -> Any:
+    """The handler, for requests that are messages; others are refused by name."""
+
+    def check(request: Any) -> None:
+        if isinstance(request, _Unreadable):
+            raise InvalidArgument("request", f"{request.size} bytes", "must be a message of this method's type")
+
+    async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        check(request)
+        return await behaviour(request, context)
+
+    def streaming(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        check(request)
+        return behaviour(request, context)
+
+    return streaming if is_streaming else unary
+
+
 class AroundInterceptor(grpc.aio.ServerInterceptor):
     """Enters ``around(call)`` before every unary or server-streaming handler and leaves it after."""
 
@@ -69,17 +109,14 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler
+        read, method = handler.request_deserializer, handler_call_details.method
+        behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if read is not None and not isinstance(read, _Reader):  # this is the innermost of our interceptors
+            behaviour, read = _refusing(behaviour, handler.response_streaming), _Reader(read)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, handler_call_details.method),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary, handler_call_details.method),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+            streaming = self._streaming(behaviour, method)
+            return grpc.unary_stream_rpc_method_handler(streaming, read, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(self._unary(behaviour, method), read, handler.response_serializer)
 
     def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Any], Any]:
         async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
