@@ -3,7 +3,8 @@
     python -m tests.benchmarks.fuzz [--count 10000] [--seed 0] [--out build/benchmarks/fuzz]
 
 Valid requests are changed in their bytes, in their photos, label maps, looks and checkpoints, or cut, and sent with a
-deadline of 30 s. Writes how often each code came, and every request that was answered with INTERNAL or UNKNOWN as a file.
+deadline of 30 s. Writes how often each code came, and each request that was answered with INTERNAL or UNKNOWN as a
+file.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dpst.v1 import (
     stylizer_pb2,
     stylizer_pb2_grpc,
 )
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from services.common.label_maps import single_region
@@ -41,6 +43,7 @@ __all__ = ["Attack", "attacks", "fuzzed"]
 _OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _DEADLINE_SECONDS = 30.0
 _AT_A_TIME = 4
+_SHAKEN = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_ENUM)
 _PARAMS = params_pb2.TransferParams(solve_edge_px=64, max_evaluations=1, preview_every=0)
 
 
@@ -125,9 +128,7 @@ def _shake(message: Message, chance: random.Random) -> None:
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE and not field.is_repeated and chance.random() < 0.7:
             _shake(value, chance)
-        elif (
-            field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_UINT32, field.CPPTYPE_ENUM) and not field.is_repeated
-        ):
+        elif field.cpp_type in _SHAKEN and not field.is_repeated:
             try:
                 setattr(message, field.name, chance.choice(odd)())
             except (ValueError, TypeError):  # not of that type
@@ -174,9 +175,7 @@ async def fuzzed(found: Cluster, count: int, seed: int, findings: Path) -> Count
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 if code in _OURS:
-                    findings.mkdir(parents=True, exist_ok=True)
-                    name = attack.method.replace("/", "-")
-                    (findings / f"{name}-{seed}-{number}.bin").write_bytes(data)
+                    _write(findings / f"{attack.method.replace('/', '-')}-{seed}-{number}.bin", data)
                     print(attack.method, code.name, error.details(), flush=True)
             codes[code.name] += 1
 
@@ -208,9 +207,13 @@ async def _run(count: int, seed: int, out: Path) -> None:
         "",
         f"The worker {'lived' if alive else 'was lost and replaced'}.",
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "fuzz.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write(out / "fuzz.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
+
+
+def _write(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
 
 
 def main() -> None:
