@@ -221,8 +221,10 @@ class Supervisor:
 
     async def _keep(self, index: int, serving: Callable[[bool], Awaitable[None]]) -> None:
         failures = 0
-        while not self._stopping:
+        while True:
             await asyncio.sleep(_RESTART_SECONDS[min(failures, len(_RESTART_SECONDS) - 1)])
+            if self._stopping:
+                return
             ended_before = self._ended[index]
             worker = self._workers[index] = WorkerProcess(self._settings, index, self._limit_bytes)
             try:

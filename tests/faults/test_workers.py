@@ -1,0 +1,107 @@
+"""Several workers, several slots, and a worker that outgrows its memory, in a real stylizer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import psutil
+import pytest
+from dpst.v1 import image_pb2, params_pb2, stylizer_pb2, stylizer_pb2_grpc
+
+from tests.faults.cluster import Cluster, picture
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@asynccontextmanager
+async def stylizer(folder: Path, **settings: str) -> AsyncIterator[Cluster]:
+    found = Cluster(folder, {"device": "cpu", "log_format": "json"})
+    try:
+        await found.start("stylizer", **settings)
+        await found.ready("stylizer")
+        yield found
+    finally:
+        found.children["stylizer"].terminate()
+        await found.ended("stylizer")
+
+
+def workers(found: Cluster) -> list[psutil.Process]:
+    every = psutil.Process(found.children["stylizer"].pid).children()
+    return [each for each in every if "spawn_main" in " ".join(each.cmdline())]
+
+
+def request(edge: int = 256, evaluations: int = 60, mode: str = "PAPER") -> stylizer_pb2.StylizeRequest:
+    """Of the published method, because its solves end at no plateau."""
+    return stylizer_pb2.StylizeRequest(
+        content=image_pb2.Image(data=picture(1)),
+        style=image_pb2.Image(data=picture(2)),
+        params=params_pb2.TransferParams(
+            mode=params_pb2.Mode.Value(f"MODE_{mode}"),
+            solve_edge_px=edge,
+            max_evaluations=evaluations,
+            preview_every=0,
+        ),
+    )
+
+
+async def iterating(events: AsyncIterator[stylizer_pb2.StylizeResponse]) -> None:
+    async for event in events:
+        if event.HasField("iteration"):
+            return
+
+
+@pytest.mark.parametrize("settings", [{"workers": "2"}, {"slots": "2"}], ids=["two workers", "two slots"])
+async def test_two_jobs_run_at_the_same_time(tmp_path: Path, settings: dict[str, str]) -> None:
+    async with stylizer(tmp_path, **settings) as found:
+        assert len(workers(found)) == int(settings.get("workers", "1"))
+        async with grpc.aio.insecure_channel(found.ports["stylizer"]) as channel, asyncio.timeout(200):
+            stub = stylizer_pb2_grpc.StylizerStub(channel)
+            calls = [stub.Stylize(request(evaluations=400)) for _ in range(2)]
+            await asyncio.gather(*(iterating(aiter(call)) for call in calls))
+            third = aiter(stub.Stylize(request(evaluations=2)))
+            assert (await anext(third)).queued.position == 1
+            calls[0].cancel()
+            assert [event async for event in third][-1].HasField("done")
+            calls[1].cancel()
+
+
+async def test_the_other_worker_takes_over(tmp_path: Path) -> None:
+    async with stylizer(tmp_path, workers="2") as found:
+        async with grpc.aio.insecure_channel(found.ports["stylizer"]) as channel, asyncio.timeout(200):
+            events = aiter(stylizer_pb2_grpc.StylizerStub(channel).Stylize(request()))
+            async for event in events:
+                if event.HasField("checkpoint"):
+                    break
+            busy = max(workers(found), key=lambda each: each.cpu_times().user)
+            os.kill(busy.pid, signal.SIGKILL)
+            rest = [event async for event in events]
+            first = next(event.iteration.evaluation for event in rest if event.HasField("iteration"))
+            assert first > 1
+            assert rest[-1].HasField("done")
+        await found.ready("stylizer")
+        assert "job goes on in another worker" in found.logs("stylizer")
+
+
+async def test_a_job_that_needs_too_much_memory_is_refused_and_the_next_one_is_served(tmp_path: Path) -> None:
+    async with stylizer(tmp_path) as found:
+        (worker,) = workers(found)
+        warm = worker.memory_info().rss
+    async with (
+        stylizer(tmp_path, worker_memory_bytes=str(warm + (96 << 20))) as found,
+        grpc.aio.insecure_channel(found.ports["stylizer"]) as channel,
+        asyncio.timeout(200),
+    ):
+        stub = stylizer_pb2_grpc.StylizerStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="needs more memory than there is") as caught:
+            async for _ in stub.Stylize(request(edge=1024, mode="FIELD")):
+                pass
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await found.ready("stylizer")
+        assert [event async for event in stub.Stylize(request(edge=64, evaluations=2))][-1].HasField("done")
