@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from services.common.status import field_violation, retryable
+from services.common.status import field_violation, is_answer, retryable
 
 __all__ = ["Deadline", "explained", "is_for_another_replica", "renamed"]
 
@@ -50,7 +50,7 @@ def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError)
         return Unavailable(f"the {service} service cannot be reached", _RETRY_SECONDS)
     if code is grpc.StatusCode.CANCELLED:  # not by us: then asyncio.CancelledError would have been raised
         return Unavailable(f"the {service} service stopped while it worked on this request", _RETRY_SECONDS)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and not is_answer(error):
         return DeadlineExceeded(f"the {service} service did not finish within {timeout_seconds:.1f} s")
     return error
 

@@ -18,7 +18,7 @@ from services.common import errors
 from services.common.calls import ServerCall
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 
-__all__ = ["field_violation", "mapped_errors", "retry_after_seconds", "retryable", "status_metadata"]
+__all__ = ["field_violation", "is_answer", "mapped_errors", "retry_after_seconds", "retryable", "status_metadata"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -105,6 +105,11 @@ def retry_after_seconds(error: grpc.aio.AioRpcError) -> float:
         if key == _PUSHBACK_KEY:
             return int(value) / 1000
     return 0.0
+
+
+def is_answer(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the process behind ``error`` sent it, and not our own end of the connection."""
+    return any(key == REQUEST_ID_KEY for key, _ in error.trailing_metadata() or ())
 
 
 def retryable(error: grpc.aio.AioRpcError) -> bool:

@@ -29,8 +29,11 @@ def test_a_solve_grows_with_its_evaluations_and_pixels_and_its_mode_counts() -> 
     assert forecast.around_seconds(SOLVE) == pytest.approx(1.2)
     double = replace(SOLVE, params=replace(SOLVE.params, max_evaluations=2 * SOLVE.params.max_evaluations))
     assert forecast.seconds(double) == pytest.approx(17.2)
-    half = replace(SOLVE, params=replace(SOLVE.params, solve_edge_px=SOLVE.params.solve_edge_px // 2))
-    assert forecast.seconds(half) == pytest.approx(2.0 + 0.05 + 1.0)
+    endless = replace(SOLVE, params=replace(SOLVE.params, max_evaluations=4000))
+    assert forecast.seconds(endless) == pytest.approx(1.2 + 8.0 * 200 / SOLVE.params.max_evaluations)
+    half = replace(SOLVE, params=replace(SOLVE.params, solve_edge_px=256))
+    assert SOLVE.params.solve_edge_px == 512
+    assert forecast.seconds(half) == pytest.approx(8.0 * (256**2 + 170**2) / (512**2 + 170**2) + 0.05 + 1.0)
     assert forecast.around_seconds(replace(SOLVE, pixels=4_000_000)) == pytest.approx(0.2 + 0.5)
     assert forecast.seconds(replace(SOLVE, params=replace(SOLVE.params, mode="paper"))) == 0
 
