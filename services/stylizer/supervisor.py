@@ -14,6 +14,7 @@ import structlog
 from services.common.config import StylizerSettings
 from services.common.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from services.common.metrics import Metrics
+from services.stylizer.footprint import predicted_bytes
 from services.stylizer.forecast import Forecast
 from services.stylizer.jobs import (
     Checkpointed,
@@ -126,6 +127,7 @@ class Supervisor:
         """
         self.check_room(terms.priority)
         priority = terms.priority
+        self._check_memory(job)
         self._check_deadline(job, terms, self._slots.wait_seconds(priority), _CAUTION)
         for last in (False, True):
             picture: Picture | None = None
@@ -169,6 +171,17 @@ class Supervisor:
         """End the workers; running jobs are cancelled."""
         self._stopping = True
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
+
+    def _check_memory(self, job: Job) -> None:
+        network = self.network
+        warm = max((self._workers[index].warm_bytes for index in self._warm), default=0)
+        needed = predicted_bytes(job, network.name if network else "")
+        free = self._limit_bytes - warm
+        if needed > free:
+            raise ResourceExhausted(
+                f"the job needs about {needed >> 20} MiB of memory, a worker has {max(0, free) >> 20} MiB for jobs",
+                _WARM_SECONDS,
+            )
 
     def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:
         if terms.deadline is None:

@@ -77,12 +77,13 @@ class WorkerProcess:
 
     Attributes:
         memory_bytes: resident memory when it was last looked at.
+        warm_bytes: resident memory without a job, 0 as long as it is not warm.
         reason: why it is gone, see :class:`WorkerLost`; empty while it lives.
     """
 
     def __init__(self, settings: StylizerSettings, index: int, limit_bytes: int) -> None:
         self._settings, self._limit_bytes = settings, limit_bytes
-        self.index, self.memory_bytes, self.reason = index, 0, ""
+        self.index, self.memory_bytes, self.warm_bytes, self.reason = index, 0, 0, ""
         self._numbers = itertools.count(1)
         self._jobs: dict[int, _Job] = {}
         self._own: asyncio.Queue[WorkerEvent | WorkerLost] = asyncio.Queue()
@@ -133,6 +134,7 @@ class WorkerProcess:
             raise event.error
         if not isinstance(event, Ready):
             raise WorkerLost(self.reason)
+        self.warm_bytes = self._resident_bytes()
         return event.network
 
     async def watch(self) -> None:
@@ -143,8 +145,7 @@ class WorkerProcess:
                 self.kill("hung")
             elif now - self._vitals.moved > self._settings.worker_stall_seconds:
                 self.kill("stalled")
-            with contextlib.suppress(psutil.Error):
-                self.memory_bytes = psutil.Process(self.pid).memory_info().rss
+            self.memory_bytes = self._resident_bytes()
             if self.memory_bytes > self._limit_bytes:
                 self.kill("memory")
             with contextlib.suppress(TimeoutError):
@@ -200,6 +201,12 @@ class WorkerProcess:
         """Wait for the end of the process, which was killed or died."""
         await asyncio.to_thread(self._process.join)
         atexit.unregister(self._process.kill)
+
+    def _resident_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:  # gone, which the reader tells
+            return self.memory_bytes
 
     def _write(self) -> None:
         """One thread sends, because a large job goes out in several pieces."""

@@ -28,6 +28,7 @@ from services.stylizer.jobs import StylizeJob
 from tests.benchmarks.machine import described
 
 _MIB = 1 << 20
+_NAMES = {"builtin": "vgg19-student"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def main() -> None:
         command = [sys.executable, "-m", "tests.benchmarks.memory", "--models-dir", str(options.models_dir)]
         run = subprocess.run([*command, "--case", json.dumps(asdict(case))], capture_output=True, text=True, check=True)
         warm, peak = json.loads(run.stdout.splitlines()[-1])
-        added, foretold = (peak - warm) / _MIB, predicted_bytes(_job(case), case.network) / _MIB
+        added, foretold = (
+            (peak - warm) / _MIB,
+            predicted_bytes(_job(case), _NAMES.get(case.network, case.network)) / _MIB,
+        )
         lines.append(
             f"| {case.network} | {case.mode} | {case.megapixels:g} | {case.bits} | {case.solve_edge_px} "
             f"| {case.labels} | {warm / _MIB:.0f} | {added:.0f} | {foretold:.0f} | {foretold / added:.2f} |"

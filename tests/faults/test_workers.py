@@ -94,14 +94,32 @@ async def test_a_job_that_needs_too_much_memory_is_refused_and_the_next_one_is_s
         (worker,) = workers(found)
         warm = worker.memory_info().rss
     async with (
-        stylizer(tmp_path, worker_memory_bytes=str(warm + (96 << 20))) as found,
+        stylizer(tmp_path, worker_memory_bytes=str(warm + (300 << 20))) as found,
         grpc.aio.insecure_channel(found.ports["stylizer"]) as channel,
         asyncio.timeout(200),
     ):
         stub = stylizer_pb2_grpc.StylizerStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError, match="needs more memory than there is") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="MiB of memory, a worker has") as caught:
             async for _ in stub.Stylize(request(edge=1024, mode="FIELD")):
                 pass
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        await found.ready("stylizer")
         assert [event async for event in stub.Stylize(request(edge=64, evaluations=2))][-1].HasField("done")
+        assert "worker is killed" not in found.logs("stylizer"), "it was refused, not tried"
+
+
+async def test_a_worker_that_outgrows_its_memory_is_killed_and_nothing_is_served(tmp_path: Path) -> None:
+    found = Cluster(tmp_path, {"device": "cpu", "log_format": "json"})
+    try:
+        await found.start("stylizer", worker_memory_bytes=str(200 << 20))
+        async with asyncio.timeout(120):
+            while '"reason": "memory"' not in found.logs("stylizer"):  # noqa: ASYNC110 - in another process
+                await asyncio.sleep(0.2)
+        async with grpc.aio.insecure_channel(found.ports["stylizer"]) as channel:
+            stub = stylizer_pb2_grpc.StylizerStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in stub.Stylize(request(edge=64, evaluations=2)):
+                    pass
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    finally:
+        found.children["stylizer"].terminate()
+        await found.ended("stylizer")
