@@ -8,14 +8,11 @@ from urllib.parse import unquote
 
 import structlog
 
-from services.common.calls import Around, ServerCall, split_method
+from services.common.calls import HEALTH_SERVICE, Around, ServerCall, split_method
 from services.common.errors import PermissionDenied, Unauthenticated
 from services.common.keys import KeyFile
 
 __all__ = ["authenticated", "current_caller"]
-
-_OPEN_SERVICES = ("grpc.health.v1.Health",)
-"""Asked by orchestrators, which have no key."""
 
 _SCHEME = "bearer "
 
@@ -30,7 +27,7 @@ def authenticated(keys: KeyFile | None) -> Around:
     async def around(call: ServerCall) -> AsyncIterator[None]:
         service, _ = split_method(call.method)
         caller = _identity(call)
-        if keys is not None and service not in _OPEN_SERVICES:
+        if keys is not None and service != HEALTH_SERVICE:
             key = keys.find(_token(call))
             if key is None:
                 raise Unauthenticated("a valid key is needed: authorization: Bearer <key>")

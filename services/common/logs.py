@@ -18,14 +18,13 @@ import structlog
 from dpst.v1 import photo_style_pb2
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from services.common.calls import ServerCall, final_code, send_first, split_method
+from services.common.calls import HEALTH_SERVICE, ServerCall, final_code, send_first, split_method
 from services.common.config import ProcessSettings
 
 __all__ = ["REQUEST_ID_KEY", "bind_request_id", "configure_logs", "current_request_id", "is_request_id", "logged_call"]
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_QUIET_SERVICES = ("grpc.health.v1.Health",)  # asked every few seconds; one INFO line each would drown the rest
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -97,7 +96,7 @@ async def logged_call(call: ServerCall) -> AsyncIterator[None]:
         error = raised
         raise
     finally:
-        quiet = split_method(call.method)[0] in _QUIET_SERVICES
+        quiet = split_method(call.method)[0] == HEALTH_SERVICE
         _log.log(
             logging.DEBUG if quiet else logging.INFO,
             "rpc finished",

@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypeVar
 import grpc.aio
 import structlog
 from aiohttp import web
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
+from services.common.calls import HEALTH_SERVICE
 from services.common.config import ProcessSettings, settings_problems, unknown_settings
 from services.common.health import Health
 from services.common.http import bound_http, http_app
@@ -33,7 +34,6 @@ __all__ = ["Service", "run_process"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
 
 
@@ -94,7 +94,7 @@ async def _serve(settings: ProcessSettings, metrics: Metrics, make: Callable[[Me
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     service.register(server)
     if settings.reflection:
-        names = (*service.names, _HEALTH, reflection.SERVICE_NAME)
+        names = (*service.names, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     http: web.AppRunner | None = None
     starting: asyncio.Future[Any] | None = None

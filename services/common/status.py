@@ -101,30 +101,32 @@ def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | er
 
 def retry_after_seconds(error: grpc.aio.AioRpcError) -> float:
     """When the process behind ``error`` asks to be tried again; 0 if it did not say so."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _PUSHBACK_KEY:
-            return int(value) / 1000
-    return 0.0
+    return int(_trailing(error, _PUSHBACK_KEY) or 0) / 1000
 
 
 def is_answer(error: grpc.aio.AioRpcError) -> bool:
     """Whether the process behind ``error`` sent it, and not our own end of the connection."""
-    return any(key == REQUEST_ID_KEY for key, _ in error.trailing_metadata() or ())
+    return _trailing(error, REQUEST_ID_KEY) is not None
 
 
 def retryable(error: grpc.aio.AioRpcError) -> bool:
     """Whether the process behind ``error`` itself said when to try again."""
-    return any(key == _PUSHBACK_KEY for key, _ in error.trailing_metadata() or ())
+    return _trailing(error, _PUSHBACK_KEY) is not None
+
+
+def _trailing(error: grpc.aio.AioRpcError, wanted: str) -> str | bytes | None:
+    """The first value of that name in the trailing metadata."""
+    return next((value for key, value in error.trailing_metadata() or () if key == wanted), None)
 
 
 def field_violation(error: grpc.aio.AioRpcError) -> error_details_pb2.BadRequest.FieldViolation | None:
     """Return the first field that an INVALID_ARGUMENT names, None for every other error."""
     if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
         return None
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            for packed in status_pb2.Status.FromString(value).details:
-                found = error_details_pb2.BadRequest()
-                if packed.Unpack(found) and found.field_violations:
-                    return found.field_violations[0]
+    details = _trailing(error, _DETAILS_KEY)
+    if isinstance(details, bytes):
+        for packed in status_pb2.Status.FromString(details).details:
+            found = error_details_pb2.BadRequest()
+            if packed.Unpack(found) and found.field_violations:
+                return found.field_violations[0]
     return None

@@ -13,12 +13,10 @@ from typing import Any
 
 import structlog
 
-from services.common.calls import ServerCall, final_code, split_method
+from services.common.calls import HEALTH_SERVICE, ServerCall, final_code, split_method
 from services.common.config import ProcessSettings
 
 __all__ = ["Stages", "TracingError", "configure_tracing", "propagated", "span", "stop_tracing", "traced_call"]
-
-_QUIET_SERVICES = ("grpc.health.v1.Health",)
 
 _tracer: Any = None
 _provider: Any = None
@@ -64,7 +62,7 @@ def stop_tracing() -> None:
 async def traced_call(call: ServerCall) -> AsyncIterator[None]:
     """A span around a served RPC, below the caller's if it sent one."""
     service, method = split_method(call.method)
-    if _tracer is None or service in _QUIET_SERVICES:
+    if _tracer is None or service == HEALTH_SERVICE:
         yield
         return
     from opentelemetry import trace

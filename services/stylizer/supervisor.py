@@ -45,14 +45,13 @@ _WARM_SECONDS = 10.0
 _BLOATED_SHARE = 0.8
 """Of its memory's limit, above which a worker without a job is exchanged for a fresh one."""
 
-_log = structlog.stdlib.get_logger(__name__)
-
-
 _CAUTION = 1.2
 """What a forecast is multiplied by when a job is admitted: an admitted job keeps its deadline."""
 
 _LEAST_REST_SHARE = 0.1
 """Of the time until the deadline, which a solve leaves for what comes after it."""
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
