@@ -26,6 +26,7 @@ from services.common.models import find_model
 from services.segmentation.network import Network
 from services.segmentation.training.data import checks, grouping, photos
 from services.segmentation.training.deployed import write
+from services.segmentation.training.lessons import Lessons
 from services.segmentation.training.scene import SceneNetwork
 from services.segmentation.training.schedule import trained
 from services.segmentation.training.teacher import Teacher
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
     parser.add_argument("--trunk", type=Path, required=True, help="weights of vgg19-student to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
-    parser.add_argument("--minutes", type=float, default=80.0)
+    parser.add_argument("--minutes", type=float, default=95.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -59,15 +60,10 @@ def main() -> None:
     network.start_from(load_file(options.trunk))
     kept = options.out.with_name(f"{options.out.name}.pt")
     kept.parent.mkdir(parents=True, exist_ok=True)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    lessons = Lessons(train, teacher, network, options.seed)
     best = trained(
-        network,
-        teacher,
-        train,
-        held_out,
-        groups,
-        60 * options.minutes,
-        options.seed,
-        lambda mean: torch.save(mean.state_dict(), kept),
+        network, lessons, held_out, groups, 60 * options.minutes, lambda mean: torch.save(mean.state_dict(), kept)
     )
     write(best, groups, options.out)
 

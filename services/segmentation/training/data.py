@@ -30,10 +30,10 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_SCALES: Final = (0.75, 1.4)
+_SCALES: Final = (0.65, 1.3)
 """Of a photo whose long side is ``INPUT_EDGE_PX``."""
 
-_PASTED, _BLENDED = 0.15, 0.1
+_PASTED, _BLENDED = 0.1, 0.05
 """Shares of the crops that have a part of another in them, or another shining through."""
 
 

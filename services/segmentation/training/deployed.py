@@ -1,4 +1,4 @@
-"""The trained network as a model of the segmentation service: what it says in common labels, its weights in float16."""
+"""The trained network as a model of the segmentation service: what it says in common labels, its kernels as bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.segmentation.convert.model_folder import manifest_of, write_model_
 from services.segmentation.convert.torch_export import export_onnx
 from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX, SceneNetwork
 
-__all__ = ["Deployed", "in_half", "write"]
+__all__ = ["Deployed", "in_bytes", "write"]
 
 _LEAST_WEIGHTS = 1000
 """Of a tensor that is worth a conversion when the model is loaded."""
@@ -40,23 +40,30 @@ class Deployed(nn.Module):
         return {"out": functional.conv2d(shares, self.groups).clamp_min(1e-6).log()}
 
 
-def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its weights stored as float16, which the runtime makes float32 again while it loads them."""
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    graph = half.graph
-    casts = []
-    for at, stored in enumerate(graph.initializer):
+def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its kernels stored as int8 and a scale per output, of which the runtime makes float32 on loading.
+
+    Rounded to nearest, the greatest weight of an output being 127; a quarter of the size, computed as before.
+    """
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    graph = small.graph
+    nodes = []
+    for stored in list(graph.initializer):
         values = numpy_helper.to_array(stored)
-        if values.dtype == np.float32 and values.size >= _LEAST_WEIGHTS:
-            name, name_in_half = stored.name, f"{stored.name}.float16"
-            graph.initializer[at].CopyFrom(numpy_helper.from_array(values.astype(np.float16), name_in_half))
-            casts.append(helper.make_node("Cast", [name_in_half], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
+        if values.dtype != np.float32 or values.ndim < 2 or values.size < _LEAST_WEIGHTS:
+            continue
+        name = stored.name
+        scales = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True).clip(1e-12) / 127
+        stored.CopyFrom(numpy_helper.from_array(np.rint(values / scales).astype(np.int8), f"{name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}.scale"))
+        nodes.append(helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]))
+    nodes.extend(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
-    onnx.checker.check_model(half, full_check=True)
-    return half
+    onnx.checker.check_model(small, full_check=True)
+    return small
 
 
 def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
@@ -74,5 +81,5 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         label_set="common labels of dpst",
         labels=COMMON_LABELS,
     )
-    exported = in_half(export_onnx(Deployed(network, groups), len(COMMON_LABELS)))
+    exported = in_bytes(export_onnx(Deployed(network, groups), len(COMMON_LABELS)))
     write_model_folder(folder, manifest, exported.SerializeToString())

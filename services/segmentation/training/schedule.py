@@ -8,27 +8,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.segmentation.training.data import Batch, Check, Photo, crops, normalised
+from services.segmentation.training.data import Check
+from services.segmentation.training.lessons import Lesson, Lessons
+from services.segmentation.training.optimiser import Optimiser
 from services.segmentation.training.scene import STAGES, SceneNetwork
-from services.segmentation.training.teacher import Teacher
 
 __all__ = ["Hints", "agreement", "trained"]
 
-_BATCH: Final = 8
-_CROP_PX: Final = 289
-_RATE: Final = 1.5e-3
 _WARM_STEPS: Final = 100
-_WEIGHT_DECAY: Final = 2e-2
-_TRUNK_RATE: Final = 0.3
-"""Learning rate of the trunk, which has learned already, as a share of the others'."""
-
 _HINTS: Final = (0.5, 0.05)
 """Weight of each hint, first and last; it falls as the learning rate does."""
+
+_EXAMPLES: Final = 30
+"""Lessons whose hints say what deviation is theirs."""
 
 _CLASSES_WEIGHT: Final = 1.0
 _LABELS_WEIGHT: Final = 2.0
@@ -52,7 +48,9 @@ class Hints(nn.Module):
         super().__init__()
         self.maps = nn.ModuleDict()
         for name, channels in STAGES.items():
-            deviation, mean = torch.std_mean(torch.cat([each[name] for each in examples]), dim=(0, 2, 3), keepdim=True)
+            deviation, mean = torch.std_mean(
+                torch.cat([each[name].float() for each in examples]), dim=(0, 2, 3), keepdim=True
+            )
             self.register_buffer(f"{name}_mean", mean)
             self.register_buffer(f"{name}_unit", 1 / deviation.clamp_min(1e-3 * float(deviation.mean())))
             self.maps[name] = nn.Conv2d(channels, mean.shape[1], 1)
@@ -62,63 +60,44 @@ class Hints(nn.Module):
         errors = []
         for name, to_hint in self.maps.items():
             mean, unit = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_unit")
-            wanted = (hints[name] - mean) * unit
+            wanted = (hints[name].float() - mean) * unit
             errors.append(functional.mse_loss(to_hint(stages[name]).float(), wanted))
         return torch.stack(errors)
 
 
 def trained(
     network: SceneNetwork,
-    teacher: Teacher,
-    train: Sequence[Photo],
+    lessons: Lessons,
     checks: Sequence[Check],
     groups: Tensor,
     seconds: float,
-    seed: int,
     keep: Callable[[SceneNetwork], None],
 ) -> SceneNetwork:
     """Train for so many seconds.
 
     Args:
-        network: where training starts; changed.
-        teacher: is asked about each crop.
-        train: photos to crop.
+        network: where training starts, in memory order ``channels_last``; changed.
+        lessons: what is learned.
         checks: looked at for the reports only.
         groups: (common labels, classes) of 0 and 1, see ``grouping``.
         seconds: of wall clock.
-        seed: of the order and the crops.
         keep: is given the mean of the weights with each report.
 
     Returns:
         The mean of the last weights, in evaluation mode.
     """
-    random = np.random.default_rng(seed)
-    some = [crops([train[n] for n in random.integers(len(train), size=_BATCH)], _CROP_PX, random) for _ in range(6)]
-    hints = Hints([teacher(batch.photos)[1] for batch in some])
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trunk = [each for each in network.convs.parameters() if each.requires_grad]
-    rest = [each for name, each in network.named_parameters() if not name.startswith("convs.")] + [*hints.parameters()]
-    groups_of_rates = [{"params": trunk, "share": _TRUNK_RATE}, {"params": rest, "share": 1.0}]
-    optimiser = torch.optim.AdamW(groups_of_rates, _RATE, weight_decay=_WEIGHT_DECAY)
+    hints = Hints([lesson.hints for lesson in lessons.kept[:_EXAMPLES]])
+    optimiser = Optimiser(network, hints)
     mean = copy.deepcopy(network)
-    order: list[int] = []
     steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
-        while len(order) < _BATCH:
-            order = [*random.permutation(len(train)).tolist(), *order]
-        batch = crops([train[order.pop()] for _ in range(_BATCH)], _CROP_PX, random)
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
-        for group in optimiser.param_groups:
-            group["lr"] = _RATE * group["share"] * falling * min(1.0, (steps + 1) / _WARM_STEPS)
         network.train()
-        terms = _losses(network, hints, teacher, batch, groups)
+        terms = _losses(network, hints, lessons.take(), groups)
         weights = torch.full_like(terms, _HINTS[1] + (_HINTS[0] - _HINTS[1]) * falling)
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
-        optimiser.zero_grad(set_to_none=True)
-        (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([*trunk, *rest], 5.0)
-        optimiser.step()
+        optimiser.step((weights * terms).sum(), falling * min(1.0, (steps + 1) / _WARM_STEPS))
         steps, since = steps + 1, since + 1
         sums += terms.detach()
         _average(mean, network, min(_AVERAGING, steps / (steps + 10)))
@@ -147,23 +126,26 @@ def agreement(network: SceneNetwork, checks: Sequence[Check], groups: Tensor) ->
     return sum(shares) / len(shares)
 
 
-def _losses(network: SceneNetwork, hints: Hints, teacher: Teacher, batch: Batch, groups: Tensor) -> Tensor:
+def _losses(network: SceneNetwork, hints: Hints, lesson: Lesson, groups: Tensor) -> Tensor:
     """Errors of the stages; divergences of classes and common labels from the teacher's; people's cross entropy."""
-    wanted, shown = teacher(batch.photos)
     with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
-        scores, stages = network.stages(normalised(batch.photos[:, :, :-1, :-1]))
-        errors = hints(stages, shown)
-    classes = functional.log_softmax(scores.float(), dim=1)
-    wanted_classes = functional.log_softmax(wanted, dim=1)
-    labels, wanted_labels = (
-        torch.einsum("kc,nchw->nkhw", groups, each.exp()).clamp_min(1e-6) for each in (classes, wanted_classes)
-    )
+        edges = lesson.edges if _HALF else lesson.edges.float()
+        scores, stages = network.stages(edges, lesson.window)
+        errors = hints(stages, lesson.hints)
+    classes, wanted = (functional.log_softmax(_places(each).float(), dim=1) for each in (scores, lesson.scores))
+    labels, wanted_labels = ((each.exp() @ groups.T).clamp_min(1e-6) for each in (classes, wanted))
+    people = functional.nll_loss(labels.log(), lesson.people.flatten(), ignore_index=-1, reduction="sum")
     apart = [
-        (wanted_classes.exp() * (wanted_classes - classes)).sum(dim=1).mean(),
+        (wanted.exp() * (wanted - classes)).sum(dim=1).mean(),
         (wanted_labels * (wanted_labels.log() - labels.log())).sum(dim=1).mean(),
-        functional.nll_loss(labels.log().contiguous(), batch.people, ignore_index=-1, reduction="none").mean(),
+        people / len(labels),
     ]
     return torch.cat([errors, torch.stack(apart)])
+
+
+def _places(features: Tensor) -> Tensor:
+    """(N, C, H, W) to (N·H·W, C)."""
+    return features.permute(0, 2, 3, 1).flatten(end_dim=2)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from services.common.models import Model
 from services.segmentation.convention import Convention
+from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES
 
 __all__ = ["HINTS", "Teacher"]
 
@@ -53,20 +54,29 @@ class Teacher:
         network.graph.output.extend(onnx.ValueInfoProto(name=name) for name in HINTS.values())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the student's threads need the cores
         self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
 
     def __call__(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 8k+1.
+        """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 16k+1.
 
         Its own samples lie on pixels 0, 4, 8 ... of the photo (or 0, 8, 16 ...); what is returned lies between two of
-        them, where those of a network that pools lie within half a pixel: (N, C, (H-1)/4, (W-1)/4) and the like.
+        them, where those of a network that pools lie within half a pixel: scores (N, C, (H-1)/4, (W-1)/4), hints at
+        the strides of the student's stages.
         """
         images = np.stack([self._convention.in_units(photo) for photo in photos.numpy()])
         wanted = [self._convention.output_name, *HINTS.values()]
-        found = self._session.run(wanted, {self._input: images})
-        scores, *hints = (functional.avg_pool2d(torch.from_numpy(each), 2, stride=1) for each in found)
-        return scores, dict(zip(HINTS, hints, strict=True))
+        scores, *hints = (torch.from_numpy(each) for each in self._session.run(wanted, {self._input: images}))
+        edge = photos.shape[2] - 1
+        shown = {name: _between(each, edge // STAGE_STRIDES[name]) for name, each in zip(HINTS, hints, strict=True)}
+        return _between(scores, edge // OUTPUT_STRIDE), shown
 
     @property
     def _input(self) -> str:
         return self._convention.input_name
+
+
+def _between(features: Tensor, edge: int) -> Tensor:
+    """Means of neighbouring samples, so many along a side: each two have one between them, or each second two."""
+    step = (features.shape[2] - 1) // edge
+    return functional.avg_pool2d(features, step + 1, stride=step)

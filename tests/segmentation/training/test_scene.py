@@ -21,7 +21,8 @@ from services.segmentation.convert.torch_export import MEAN, STD
 from services.segmentation.network import Network
 from services.segmentation.training.data import Check, Photo, checks, crops, grouping, normalised
 from services.segmentation.training.deployed import Deployed, write
-from services.segmentation.training.scene import OUTPUT_STRIDE, STAGES, SceneNetwork
+from services.segmentation.training.lessons import Lessons
+from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES, STAGES, SceneNetwork, Window
 from services.segmentation.training.schedule import agreement, trained
 from services.segmentation.training.teacher import HINTS, Teacher
 
@@ -82,12 +83,19 @@ def model(tmp_path: Path) -> Model:
 
 def test_scores_and_stages_have_the_sizes_of_a_teachers() -> None:
     network = SceneNetwork(len(CLASSES)).eval()
-    scores, stages = network.stages(torch.rand(2, 3, 48, 64))
+    scores, stages = network.stages(network.edges(torch.rand(2, 3, 48, 64)))
     assert scores.shape == (2, len(CLASSES), 12, 16)
     assert {name: F.shape for name, F in stages.items()} == {
-        name: (2, channels, *((12, 16) if name in ("detail", "decoded") else (6, 8)))
-        for name, channels in STAGES.items()
+        name: (2, channels, 48 // STAGE_STRIDES[name], 64 // STAGE_STRIDES[name]) for name, channels in STAGES.items()
     }
+
+
+def test_a_window_of_the_scores_is_that_of_the_whole_but_at_its_border() -> None:
+    network = SceneNetwork(len(CLASSES)).eval()
+    edges = network.edges(torch.rand(1, 3, 96, 96))
+    whole, (part, stages) = network.stages(edges)[0], network.stages(edges, window := Window(3, 4, 6))
+    assert stages["detail"].shape[2:] == stages["decoded"].shape[2:] == part.shape[2:] == (12, 12)
+    torch.testing.assert_close(window.of(whole, 4)[:, :, 3:-3, 3:-3], part[:, :, 3:-3, 3:-3])
 
 
 def test_trunk_starts_from_the_student() -> None:
@@ -121,12 +129,13 @@ def test_crops_keep_photo_and_people_together() -> None:
 
 def test_teacher_gives_scores_and_hints(model: Model) -> None:
     teacher = Teacher(model, 1)
-    photos = torch.rand(2, 3, 33, 41)
+    photos = torch.rand(2, 3, 33, 49)
     scores, hints = teacher(photos)
     between = torch.nn.functional.avg_pool2d
     torch.testing.assert_close(scores[:, CLASSES.index("sky")], between(20 * photos[:, 2, ::4, ::4], 2, stride=1))
-    torch.testing.assert_close(hints["deep"][:, 0], between(photos.sum(dim=1)[:, ::8, ::8], 2, stride=1))
-    assert scores.shape[2:] == (8, 10)
+    torch.testing.assert_close(hints["early"][:, 0], between(photos.sum(dim=1)[:, ::8, ::8], 2, stride=1))
+    torch.testing.assert_close(hints["deep"][:, 0], between(photos.sum(dim=1)[:, ::8, ::8], 3, stride=2))
+    assert scores.shape[2:] == (8, 12)
     assert list(hints) == list(HINTS)
 
 
@@ -140,25 +149,41 @@ def test_teacher_without_the_stages_is_refused(model: Model) -> None:
         Teacher(model, 1)
 
 
+def test_lessons_are_used_three_times_on_average_and_renewed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.segmentation.training.lessons._CROP_PX", 65)
+    lessons = Lessons([photo(n) for n in range(6)], Teacher(model, 1), SceneNetwork(len(CLASSES)), 0, kept=4)
+    first = [*lessons.kept]
+    taken = [lessons.take() for _ in range(30)]
+    assert 10 <= len({id(lesson) for lesson in taken} | {id(lesson) for lesson in first}) <= 14
+    assert {id(lesson) for lesson in lessons.kept}.isdisjoint(id(lesson) for lesson in first)
+    lesson = taken[-1]
+    edge = 4 * lesson.window.edge // 2
+    assert lesson.scores.shape == (8, len(CLASSES), edge, edge)
+    assert lesson.hints["decoded"].shape[2:] == lesson.people.shape[1:] == (edge, edge)
+    assert lesson.hints["deep"].shape[2:] == (4, 4)
+    assert lesson.edges.shape == (8, 64, 16, 16)
+
+
 def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
     (check,) = checks([photo(0)], Network(model, "cpu", 1), grouping(CLASSES))
     height, width = check.photo.shape[2:]
-    assert (width, height % 8) == (512, 0)
+    assert (width, height % 16) == (512, 0)
     assert check.labels.shape == (height // 4, 128)
     assert check.labels[: len(check.labels) // 2 - 1].unique().tolist() == [SKY]
     assert check.labels[len(check.labels) // 2 + 2 :].unique().tolist() == [GRASS]
 
 
 def test_training_moves_all_but_the_first_convolutions(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.segmentation.training.schedule._CROP_PX", 65)
+    monkeypatch.setattr("services.segmentation.training.lessons._CROP_PX", 65)
     monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 1.0)
     torch.manual_seed(0)
     teacher, groups = Teacher(model, 1), grouping(CLASSES)
-    network = SceneNetwork(len(CLASSES))
+    network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = {name: value.clone() for name, value in network.named_parameters()}
     kept: list[SceneNetwork] = []
     small = [Check(normalised(photo(9).pixels[None, :, :64, :88].float() / 255), torch.full((16, 22), SKY))]
-    found = trained(network, teacher, [photo(n) for n in range(6)], small, groups, 6.0, 0, kept.append)
+    lessons = Lessons([photo(n) for n in range(6)], teacher, network, 0, kept=3)
+    found = trained(network, lessons, small, groups, 6.0, kept.append)
     assert kept
     assert not found.training
     still = {name for name, value in found.named_parameters() if torch.equal(value, before[name])}
