@@ -5,7 +5,7 @@ PROTOS := $(sort $(wildcard protos/dpst/v1/*.proto))
 SERVICE_PROTOS := $(sort $(shell grep -l '^service ' $(PROTOS)))
 PROTOC = PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: help demo test check protos clean
+.PHONY: help demo test check protos locks audit clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,25 @@ check: $(VENV)/installed ## lint, types, architecture contracts, proto lint
 protos: $(VENV)/installed ## make the stubs anew from protos/dpst/v1/*.proto
 	$(PROTOC) --python_out=protos --mypy_out=quiet:protos $(PROTOS)
 	$(PROTOC) --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICE_PROTOS)
+
+$(VENV)/audit: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.10" "uv>=0.9"
+	touch $@
+
+# What a container installs, every file by its SHA-256: pip install --require-hashes -r deploy/locks/cpu.txt.
+# CPU torch comes from a folder of wheels where PIP_FIND_LINKS names one, from PyTorch's own index elsewhere.
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \
+    --python-platform x86_64-manylinux_2_28 --constraint deploy/locks/constraints.txt --extra otel pyproject.toml
+TORCH_CPU = $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
+
+locks: $(VENV)/audit ## choose the newest versions of what a service needs, into deploy/locks
+	$(LOCK) --extra cpu $(TORCH_CPU) --output-file deploy/locks/cpu.txt
+	$(LOCK) --extra gpu --output-file deploy/locks/gpu.txt
+
+audit: $(VENV)/audit ## ask PyPI for known vulnerabilities of what deploy/locks names; fails on what it cannot ask
+	mkdir -p build
+	for kind in cpu gpu; do sed 's/^\(torch==[0-9.]*\)+cpu/\1/' deploy/locks/$$kind.txt > build/audit-$$kind.txt && \
+	    $(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement build/audit-$$kind.txt || exit 1; done
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) build
