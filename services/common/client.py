@@ -15,7 +15,8 @@ import grpc.aio
 from services.common.config import ProcessSettings
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 from services.common.metrics import Metrics
-from services.common.tls import channel_credentials
+from services.common.renewed_channel import RenewedChannel
+from services.common.tls import ChannelCertificates
 from services.common.tracing import propagated
 
 __all__ = ["channel_options", "make_channel"]
@@ -74,17 +75,21 @@ def channel_options(max_message_bytes: int, service: str = "") -> list[tuple[str
 def make_channel(target: str, service: str, settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Channel:
     """Channel to ``service`` at ``target``: sends request id and key along, feeds ``grpc_client_*``, TLS as set.
 
-    Raises TlsError if a certificate cannot be read.
+    Certificates are read again when their files change. Raises TlsError if one cannot be read at first.
     """
     options = channel_options(settings.max_message_bytes, service)
     interceptors: list[grpc.aio.ClientInterceptor] = [
         _UnaryClient(metrics, settings.token_file),
         _StreamClient(metrics, settings.token_file),
     ]
-    credentials = channel_credentials(settings)
-    if credentials is None:
+    if settings.tls_ca is None:
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
-    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+    certificates = ChannelCertificates(settings.tls_ca, settings)
+
+    def opened() -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, certificates.credentials(), options=options, interceptors=interceptors)
+
+    return RenewedChannel(opened, certificates.exchanged)
 
 
 class _Observer:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
 
 from services.common.config import ProcessSettings
 
-__all__ = ["TlsError", "channel_credentials", "server_credentials"]
+__all__ = ["ChannelCertificates", "TlsError", "server_credentials"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -19,34 +20,39 @@ class TlsError(Exception):
     """A certificate, key or list of authorities cannot be read."""
 
 
-@dataclass
 class _Files:
-    """Contents of some files, and whether they have changed since they were last read."""
+    """Contents of some files that may be exchanged. Raises TlsError if one cannot be read at first."""
 
-    paths: tuple[Path, ...]
-    _stamps: list[tuple[int, int]] = field(default_factory=list)
-
-    def read(self) -> list[bytes]:
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
         self._stamps = self._now()
-        try:
-            return [path.read_bytes() for path in self.paths]
-        except OSError as error:
-            raise TlsError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        self.contents = self._read()
 
-    def changed(self) -> bool:
+    def exchanged(self) -> bool:
+        """Whether ``contents`` are new ones; files that cannot be read leave them as they were."""
         try:
-            return self._now() != self._stamps
-        except OSError:  # being replaced at this moment
+            now = self._now()
+            if now == self._stamps:
+                return False
+            self._stamps = now
+            self.contents = self._read()
+        except TlsError as error:
+            _log.error("certificates stay as they were", reason=str(error))
             return False
+        _log.info("certificates were read again")
+        return True
 
     def _now(self) -> list[tuple[int, int]]:
+        return [(status.st_mtime_ns, status.st_ino) for status in self._each(Path.stat)]
+
+    def _read(self) -> list[bytes]:
+        return self._each(Path.read_bytes)
+
+    def _each(self, of: Callable[[Path], Any]) -> list[Any]:
         try:
-            statuses = [path.stat() for path in self.paths]
+            return [of(path) for path in self._paths]
         except OSError as error:
-            if self._stamps:
-                raise
             raise TlsError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        return [(status.st_mtime_ns, status.st_ino) for status in statuses]
 
 
 def server_credentials(settings: ProcessSettings) -> grpc.ServerCredentials | None:
@@ -58,46 +64,37 @@ def server_credentials(settings: ProcessSettings) -> grpc.ServerCredentials | No
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    paths = [settings.tls_key, settings.tls_cert]
-    if settings.tls_client_ca is not None:
-        paths.append(settings.tls_client_ca)
-    files = _Files(tuple(paths))
+    authorities = [settings.tls_client_ca] if settings.tls_client_ca is not None else []
+    files = _Files(settings.tls_key, settings.tls_cert, *authorities)
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        key, certificate, *authorities = files.read()
+        key, certificate, *roots = files.contents
         return grpc.ssl_server_certificate_configuration(
-            [(key, certificate)], root_certificates=authorities[0] if authorities else None
+            [(key, certificate)], root_certificates=roots[0] if roots else None
         )
-
-    def refreshed() -> grpc.ServerCertificateConfiguration | None:
-        if not files.changed():
-            return None
-        try:
-            new = configuration()
-        except TlsError as error:
-            _log.error("certificates stay as they were", reason=str(error))
-            return None
-        _log.info("certificates were read again")
-        return new
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
-        refreshed,  # type: ignore[arg-type]  # None means "as before", which the stubs do not know
+        lambda: configuration() if files.exchanged() else None,  # type: ignore[arg-type,return-value]
         require_client_authentication=settings.tls_client_ca is not None,
     )
 
 
-def channel_credentials(settings: ProcessSettings) -> grpc.ChannelCredentials | None:
-    """Credentials for the processes behind this one: ``DPST_TLS_CA``, None without it.
+class ChannelCertificates:
+    """What a channel to the processes behind this one is opened with: ``DPST_TLS_CA``.
 
     The certificate of this process, if it has one, is shown to those who ask for one. Raises TlsError if a file cannot
-    be read.
+    be read at first.
     """
-    if settings.tls_ca is None:
-        return None
-    (authorities,) = _Files((settings.tls_ca,)).read()
-    key: bytes | None = None
-    certificate: bytes | None = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        key, certificate = _Files((settings.tls_key, settings.tls_cert)).read()
-    return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+    def __init__(self, authorities: Path, settings: ProcessSettings) -> None:
+        own = [settings.tls_key, settings.tls_cert] if settings.tls_key and settings.tls_cert else []
+        self._files = _Files(authorities, *own)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Credentials of the files as they were last read."""
+        return grpc.ssl_channel_credentials(*self._files.contents)
+
+    def exchanged(self) -> bool:
+        """Whether other credentials are to be used from now on."""
+        return self._files.exchanged()

@@ -23,7 +23,7 @@ from services.common.health import Health
 from services.common.keys import KeyFile, KeyFileError, new_key
 from services.common.metrics import Metrics
 from services.common.server import bind, make_server
-from services.common.tls import TlsError, channel_credentials, server_credentials
+from services.common.tls import ChannelCertificates, TlsError, server_credentials
 
 STYLIZER = "dpst.v1.Stylizer"
 
@@ -31,10 +31,13 @@ STYLIZER = "dpst.v1.Stylizer"
 class _Stylizer(stylizer_pb2_grpc.StylizerServicer):
     def __init__(self) -> None:
         self.callers: list[str] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     async def Stylize(self, request, context) -> AsyncIterator[stylizer_pb2.StylizeResponse]:
         self.callers.append(current_caller())
         yield stylizer_pb2.StylizeResponse(queued=progress_pb2.Queued(position=1))
+        await self.may_end.wait()
 
 
 @asynccontextmanager
@@ -193,12 +196,36 @@ async def test_mutual_tls_names_the_caller_by_its_certificate(tmp_path: Path) ->
         assert (await refusal(address, wrong)).code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_channel_shows_its_new_certificate_and_its_running_calls_go_on(tmp_path: Path) -> None:
+    ours = Certificates(tmp_path)
+    chain, key = ours.issue("server")
+    async with serving(ProcessSettings(tls_cert=chain, tls_key=key, tls_client_ca=ours.ca)) as (address, servicer):
+        own, own_key = ours.issue("gateway")
+        settings = ProcessSettings(tls_ca=ours.ca, tls_cert=own, tls_key=own_key)
+        async with make_channel(address, STYLIZER, settings, Metrics()) as channel:
+            stub = stylizer_pb2_grpc.StylizerStub(channel)
+            servicer.may_end.clear()
+            running = stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=30)
+            await running.read()
+            new, new_key = ours.issue("renewed")
+            own.write_bytes(b"half written")
+            own_key.unlink()
+            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).read()  # no new files: the old ones
+            own_key.write_bytes(new_key.read_bytes())
+            own.write_bytes(new.read_bytes())
+            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).read()
+            assert servicer.callers == ["gateway", "gateway", "renewed"]
+            servicer.may_end.set()
+            assert await running.read() is grpc.aio.EOF
+            assert await running.code() is grpc.StatusCode.OK
+
+
 def test_unreadable_certificates_are_named(tmp_path: Path) -> None:
     chain, key = Certificates(tmp_path).issue("server")
     with pytest.raises(TlsError, match="nowhere"):
         server_credentials(ProcessSettings(tls_cert=chain, tls_key=tmp_path / "nowhere"))
     with pytest.raises(TlsError, match="nowhere"):
-        channel_credentials(ProcessSettings(tls_ca=tmp_path / "nowhere"))
+        ChannelCertificates(tmp_path / "nowhere", ProcessSettings())
     with pytest.raises(ValueError, match="belong together"):
         ProcessSettings(tls_cert=chain)
     with pytest.raises(ValueError, match="DPST_TLS_CLIENT_CA needs"):

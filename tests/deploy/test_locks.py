@@ -13,7 +13,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "deploy" / "locks"
-_PINNED = re.compile(r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+) \\\n(?P<hashes>(?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
+_PINNED = re.compile(
+    r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+) \\\n(?P<hashes>(?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE
+)
 
 
 def pinned(kind: str) -> dict[str, Version]:
@@ -22,7 +24,9 @@ def pinned(kind: str) -> dict[str, Version]:
     found = list(_PINNED.finditer(text))
     assert "".join(match[0] for match in found) == text
     for match in found:
-        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", part) for part in match["hashes"].split() if part != "\\")
+        assert all(
+            re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", part) for part in match["hashes"].split() if part != "\\"
+        )
     return {match["name"]: Version(match["version"]) for match in found}
 
 
