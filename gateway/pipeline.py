@@ -62,7 +62,7 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
-        with counted(self._metrics), self._gate.entered(transfer.priority):
+        with counted(self._metrics), self._gate.entered(transfer.priority, deadline.seconds):
             async with aclosing(self._events(transfer, deadline)) as events:
                 async for event in events:
                     sequence += 1
@@ -125,7 +125,7 @@ class Pipeline:
                     _log.warning("another replica is asked", code=error.code().name, details=error.details())
                     continue
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    self._gate.refused(request.priority, retry_after_seconds(error))
+                    self._gate.refused(request.priority, deadline.seconds, retry_after_seconds(error))
                 raise explained("stylizer", timeout, error) from error
             finally:
                 call.cancel()  # ends the solve if our caller has gone; no effect on a finished call

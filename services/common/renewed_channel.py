@@ -39,7 +39,7 @@ class _Opened:
             self._closing = asyncio.get_running_loop().create_task(self.channel.close())
 
 
-class RenewedChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc's stubs leave its bases untyped
+class RenewedChannel(grpc.aio.Channel):
     """Each call goes through a channel that knows the newest certificates; calls that run stay where they are.
 
     Args:
