@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 
 from services.common.config import SegmentationSettings
+from services.common.kernel_cache import ensure_kernel_cache
 from services.common.process import run_process
-from services.segmentation.service import SegmentationService
 
 
 def main() -> int:
     """Serve until told to stop; return the exit status."""
+    ensure_kernel_cache()
+    from services.segmentation.service import SegmentationService
+
     return run_process("segmentation", SegmentationSettings, SegmentationService)
 
 

@@ -81,10 +81,16 @@ class Load:
 
     async def keep_busy(self, callers: int, seconds: float) -> Record:
         """The other way round: so many callers, each of whom asks again as soon as it is answered (closed loop)."""
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+        return await self.keep_busy_until(callers, stop)
+
+    async def keep_busy_until(self, callers: int, stop: asyncio.Event) -> Record:
+        """The same, until ``stop``; what is under way then is waited for."""
         record = Record()
 
         async def caller() -> None:
-            while time.monotonic() < record.began + seconds:
+            while not stop.is_set():
                 await self._one(client, record)
 
         async with AsyncClient(self.target, token=self.token, retries=0) as client, asyncio.TaskGroup() as group:

@@ -15,8 +15,8 @@ __all__ = ["described", "models_dir", "pairs_dir"]
 _ROOT = Path(__file__).parents[2]
 
 
-def described() -> str:
-    """One line: date, commit, processor, threads, versions."""
+def described(cores: int | None = None) -> str:
+    """One line: date, commit, processor, cores (those that this process may use if not told), versions."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
         cwd=_ROOT,
@@ -31,7 +31,7 @@ def described() -> str:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         processor = names[0] if names else processor
-    cores = len(os.sched_getaffinity(0))
+    cores = cores or len(os.sched_getaffinity(0))
     return f"{date.today().isoformat()}, commit {commit}, {processor}, {cores} cores, torch {torch.__version__}"
 
 

@@ -1,10 +1,12 @@
 """A stack under ten times its capacity: does accepted work keep its deadline, is the rest refused at once?
 
-    python -m tests.benchmarks.overload [--seconds 180] [--times 10] [--out build/benchmarks/overload]
+    python -m tests.benchmarks.overload [--seconds 180] [--times 10] [--together] [--out build/benchmarks/overload]
 
-Starts a stack with the built-in networks, measures its capacity with two callers that always have a request under way,
-then lets requests arrive at ``--times`` that rate, then measures the capacity again. Beside it a caller asks for health
-a hundred times a second. Writes ``overload.md`` and ``overload.json``.
+Starts a stack with the built-in networks on all cores but one, for the callers have that one: what their thirty photos
+a second cost them is not the services' to pay (``--together`` lets all share all). Measures its capacity with two
+callers that always have a request under way, then lets requests arrive at ``--times`` that rate, then measures the
+capacity again. Beside it a caller asks for health a hundred times a second. Writes ``overload.md`` and
+``overload.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -28,9 +31,15 @@ from tests.faults.cluster import Cluster, cluster, picture
 _PARAMS = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
 
 
-async def _measured(seconds: float, times: float) -> dict[str, Any]:
+async def _measured(seconds: float, times: float, together: bool) -> dict[str, Any]:
+    cores = sorted(os.sched_getaffinity(0))
+    if not together:
+        os.sched_setaffinity(0, cores[1:])  # children inherit it
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
+            if not together:
+                for thread in os.listdir("/proc/self/task"):
+                    os.sched_setaffinity(int(thread), cores[:1])
             content, style = picture(1, 640, 480), picture(2, 640, 480)
             busy = Load(found.ports["gateway"], content, style, 60.0, params=_PARAMS)
             await busy.keep_busy(1, 5.0)  # so that it knows how fast it is
@@ -49,7 +58,8 @@ async def _measured(seconds: float, times: float) -> dict[str, Any]:
             memory += watch.result()
             after = await busy.keep_busy(2, seconds / 3)
             return {
-                "machine": described(),
+                "machine": described(cores=len(cores)),
+                "together": together,
                 "capacity_before": before.summary(),
                 "rate": round(times * rate, 3),
                 "deadline_seconds": round(patience, 2),
@@ -97,7 +107,8 @@ def _table(found: dict[str, Any]) -> list[str]:
         "",
         f"Made by `python -m tests.benchmarks.overload`. {found['machine']}.",
         f"One stylizer with one slot, built-in networks, 640x480 px photos, {_PARAMS['solve_edge_px']} px and "
-        f"{_PARAMS['max_evaluations']} evaluations; callers, gateway and services share the cores.",
+        f"{_PARAMS['max_evaluations']} evaluations; "
+        + ("all share all cores." if found["together"] else "the callers have a core of their own."),
         "",
         "| | |",
         "|---|---|",
@@ -121,8 +132,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--times", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/overload"))
+    parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
-    found = asyncio.run(_measured(options.seconds, options.times))
+    found = asyncio.run(_measured(options.seconds, options.times, options.together))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "overload.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = _table(found)

@@ -1,0 +1,171 @@
+"""What a caller that leaves costs: seconds until its slot works for the next one, and bytes that stay behind.
+
+    python -m tests.benchmarks.cancel [--jobs 20] [--streams 2000] [--out docs/benchmarks]
+
+Slots: in a stylizer with one slot a long solve runs and a second one waits; the first is cancelled, and the clock runs
+until the second one has the slot. Beside it stands the time of one evaluation of the solve that was cancelled.
+
+Streams: ``--streams`` transfers are begun at a gateway, some while they wait, some while they compute, and cancelled.
+Resident memory of every process, after as many again to warm up, is fitted with a line over the streams: what grows
+with each stream is what one leaves behind. Writes ``cancel.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import numpy as np
+import psutil
+from dpst.v1 import image_pb2, params_pb2, photo_style_pb2, photo_style_pb2_grpc, stylizer_pb2, stylizer_pb2_grpc
+
+from tests.benchmarks.machine import described
+from tests.benchmarks.pairs import ROOT
+from tests.faults.cluster import Cluster, cluster, picture
+
+_SAMPLES = 40
+"""Readings of the memory over all streams."""
+
+
+def _params(edge: int) -> params_pb2.TransferParams:
+    """Of the published method, because its solves end at no plateau."""
+    return params_pb2.TransferParams(
+        mode=params_pb2.MODE_PAPER, solve_edge_px=edge, max_evaluations=5000, preview_every=0
+    )
+
+
+async def _slot_seconds(found: Cluster, jobs: int) -> list[tuple[float, float]]:
+    """For each cancelled job: seconds until the next one has its slot, seconds of an evaluation before."""
+    content, style = (image_pb2.Image(data=picture(seed)) for seed in (1, 2))
+    request = stylizer_pb2.StylizeRequest(content=content, style=style, params=_params(256))
+    rows = []
+    async with grpc.aio.insecure_channel(found.ports["stylizer-0"]) as channel:
+        stub = stylizer_pb2_grpc.StylizerStub(channel)
+        for job in range(jobs):
+            first = stub.Stylize(request)
+            evaluation = await _evaluation_seconds(aiter(first))
+            second = aiter(stub.Stylize(request))
+            while not (await anext(second)).HasField("queued"):
+                pass
+            await asyncio.sleep(0.5 + 0.37 * (job % 7) * evaluation)
+            began = time.monotonic()
+            first.cancel()
+            async for event in second:
+                if event.HasField("stage"):
+                    break
+            rows.append((time.monotonic() - began, evaluation))
+            await second.aclose()  # type: ignore[attr-defined]
+            await _idle(stub, request)
+    return rows
+
+
+async def _evaluation_seconds(events: AsyncIterator[stylizer_pb2.StylizeResponse]) -> float:
+    seen: list[float] = []
+    async for event in events:
+        if event.HasField("iteration"):
+            seen.append(event.iteration.elapsed_seconds)
+        if len(seen) == 12:
+            break
+    return statistics.median(np.diff(seen[2:]))
+
+
+async def _idle(stub: stylizer_pb2_grpc.StylizerStub, request: stylizer_pb2.StylizeRequest) -> None:
+    """Wait until a job is not queued behind another."""
+    call = stub.Stylize(request)
+    async for event in call:
+        if event.HasField("iteration"):
+            break
+    call.cancel()
+
+
+async def _streams(found: Cluster, count: int) -> list[dict[str, int]]:
+    """Resident bytes of each process while so many streams are begun and cancelled."""
+    transfer = photo_style_pb2.Transfer(
+        content=image_pb2.Image(data=picture(1, 160, 120)),
+        style=image_pb2.Image(data=picture(2, 160, 120)),
+        params=_params(96),
+    )
+    request = photo_style_pb2.TransferStreamRequest(transfer=transfer)
+    rows = []
+    async with grpc.aio.insecure_channel(found.ports["gateway"]) as channel:
+        stub = photo_style_pb2_grpc.PhotoStyleStub(channel)
+
+        async def one(number: int) -> None:
+            call = stub.TransferStream(request)
+            wanted = ("accepted", "queued", "iteration")[number % 3]
+            async for event in call:
+                if event.HasField(wanted) or event.HasField("iteration"):
+                    break
+            call.cancel()
+
+        for n in range(0, count, 4):
+            await asyncio.gather(*(one(n + k) for k in range(4)))
+            if n % max(4, count // _SAMPLES // 4 * 4) == 0:
+                rows.append(_resident(found) | {"streams": n})
+    return rows
+
+
+def _resident(found: Cluster) -> dict[str, int]:
+    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
+    return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
+
+
+async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], list[dict[str, int]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with cluster(Path(folder), stylizers=1) as found:
+            slots = await _slot_seconds(found, jobs)
+            await _streams(found, streams)
+            return slots, await _streams(found, streams)
+
+
+def _table(slots: list[tuple[float, float]], rows: list[dict[str, int]]) -> list[str]:
+    took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
+    beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
+    lines = [
+        "# Callers that leave",
+        "",
+        f"Made by `python -m tests.benchmarks.cancel`. {described()}.",
+        "",
+        f"One slot, {len(slots)} solves at 256 px cancelled with another one waiting:",
+        "",
+        "| ms | median | most |",
+        "|---|---|---|",
+        f"| one evaluation | {statistics.median(evaluations):.0f} | {max(evaluations):.0f} |",
+        f"| cancelled to slot taken | {statistics.median(took):.0f} | {max(took):.0f} |",
+        f"| of it beyond one evaluation | {statistics.median(beyond):.0f} | {max(beyond):.0f} |",
+        "",
+        f"{rows[-1]['streams']} streams begun and cancelled, after as many to warm up. Resident memory:",
+        "",
+        "| process | first, MiB | last, MiB | slope, bytes a stream | over 2000 streams, KiB |",
+        "|---|---|---|---|---|",
+    ]
+    streams = [row["streams"] for row in rows]
+    for name in rows[0]:
+        if name != "streams":
+            values = [row[name] for row in rows]
+            slope = float(np.polyfit(streams, values, 1)[0])
+            first, last = values[0] / 2**20, values[-1] / 2**20
+            lines.append(f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {2000 * slope / 1024:.0f} |")
+    return lines
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=20)
+    parser.add_argument("--streams", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
+    options = parser.parse_args()
+    lines = _table(*asyncio.run(_measured(options.jobs, options.streams)))
+    (options.out / "cancel.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
