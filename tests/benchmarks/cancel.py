@@ -22,11 +22,11 @@ from pathlib import Path
 
 import grpc.aio
 import numpy as np
-import psutil
 from dpst.v1 import image_pb2, params_pb2, photo_style_pb2, photo_style_pb2_grpc, stylizer_pb2, stylizer_pb2_grpc
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.resident import growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _SAMPLES = 40
@@ -36,7 +36,7 @@ _SAMPLES = 40
 def _params(edge: int) -> params_pb2.TransferParams:
     """Of the published method, because its solves end at no plateau."""
     return params_pb2.TransferParams(
-        mode=params_pb2.MODE_PAPER, solve_edge_px=edge, max_evaluations=5000, preview_every=0
+        mode=params_pb2.MODE_PAPER, solve_edge_px=edge, max_evaluations=4000, preview_every=0
     )
 
 
@@ -84,7 +84,7 @@ async def _idle(stub: stylizer_pb2_grpc.StylizerStub, request: stylizer_pb2.Styl
     call.cancel()
 
 
-async def _streams(found: Cluster, count: int) -> list[dict[str, int]]:
+async def _streams(found: Cluster, count: int) -> list[tuple[int, dict[str, int]]]:
     """Resident bytes of each process while so many streams are begun and cancelled."""
     transfer = photo_style_pb2.Transfer(
         content=image_pb2.Image(data=picture(1, 160, 120)),
@@ -107,16 +107,11 @@ async def _streams(found: Cluster, count: int) -> list[dict[str, int]]:
         for n in range(0, count, 4):
             await asyncio.gather(*(one(n + k) for k in range(4)))
             if n % max(4, count // _SAMPLES // 4 * 4) == 0:
-                rows.append(_resident(found) | {"streams": n})
+                rows.append((n, resident_bytes(found)))
     return rows
 
 
-def _resident(found: Cluster) -> dict[str, int]:
-    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
-    return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
-
-
-async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], list[dict[str, int]]]:
+async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], list[tuple[int, dict[str, int]]]]:
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
             slots = await _slot_seconds(found, jobs)
@@ -124,10 +119,10 @@ async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]],
             return slots, await _streams(found, streams)
 
 
-def _table(slots: list[tuple[float, float]], rows: list[dict[str, int]]) -> list[str]:
+def _table(slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]]) -> list[str]:
     took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
     beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
-    lines = [
+    return [
         "# Callers that leave",
         "",
         f"Made by `python -m tests.benchmarks.cancel`. {described()}.",
@@ -140,19 +135,10 @@ def _table(slots: list[tuple[float, float]], rows: list[dict[str, int]]) -> list
         f"| cancelled to slot taken | {statistics.median(took):.0f} | {max(took):.0f} |",
         f"| of it beyond one evaluation | {statistics.median(beyond):.0f} | {max(beyond):.0f} |",
         "",
-        f"{rows[-1]['streams']} streams begun and cancelled, after as many to warm up. Resident memory:",
+        f"{rows[-1][0]} streams begun and cancelled, after as many to warm up. Resident memory:",
         "",
-        "| process | first, MiB | last, MiB | slope, bytes a stream | over 2000 streams, KiB |",
-        "|---|---|---|---|---|",
+        *growth_table([n for n, _ in rows], [row for _, row in rows], "stream", 2000),
     ]
-    streams = [row["streams"] for row in rows]
-    for name in rows[0]:
-        if name != "streams":
-            values = [row[name] for row in rows]
-            slope = float(np.polyfit(streams, values, 1)[0])
-            first, last = values[0] / 2**20, values[-1] / 2**20
-            lines.append(f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {2000 * slope / 1024:.0f} |")
-    return lines
 
 
 def main() -> None:

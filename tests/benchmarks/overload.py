@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.benchmarks.load import Load, percentiles
 from tests.benchmarks.machine import described
+from tests.benchmarks.resident import resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _PARAMS = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
@@ -46,7 +46,7 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
             before = await busy.keep_busy(2, seconds / 3)
             rate = before.summary()["answers_a_second"]
             patience = max(4.0, 6 / rate)
-            memory = [await _memory(found)]
+            memory = [_memory(found)]
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 health = group.create_task(_health(found, stop))
@@ -87,14 +87,12 @@ async def _memories(found: Cluster, stop: asyncio.Event) -> list[dict[str, int]]
     rows = []
     while not stop.is_set():
         await asyncio.sleep(15)
-        rows.append(await _memory(found))
+        rows.append(_memory(found))
     return rows
 
 
-async def _memory(found: Cluster) -> dict[str, int]:
-    """Resident MiB of each process and of the worker."""
-    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
-    return {name: psutil.Process(pid).memory_info().rss >> 20 for name, pid in pids.items()}
+def _memory(found: Cluster) -> dict[str, int]:
+    return {name: size >> 20 for name, size in resident_bytes(found).items()}
 
 
 def _table(found: dict[str, Any]) -> list[str]:

@@ -1,0 +1,39 @@
+"""Resident memory of a cluster's processes, and how it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import psutil
+
+from tests.faults.cluster import Cluster
+
+__all__ = ["growth_table", "resident_bytes"]
+
+
+def resident_bytes(found: Cluster) -> dict[str, int]:
+    """Of each process and of the worker of its only stylizer, by name."""
+    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
+    return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
+
+
+def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: str, per: float) -> list[str]:
+    """A table of first, last and slope, which is a line through all rows.
+
+    Args:
+        at: where the rows were taken, in ``unit``.
+        rows: see ``resident_bytes``.
+        unit: "stream", "minute".
+        per: so many units make the last column, KiB.
+    """
+    lines = [
+        f"| process | first, MiB | last, MiB | slope, bytes a {unit} | over {per:g} {unit}s, KiB |",
+        "|---|---|---|---|---|",
+    ]
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        slope = float(np.polyfit(at, values, 1)[0])
+        first, last = values[0] / 2**20, values[-1] / 2**20
+        lines.append(f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} |")
+    return lines
