@@ -10,11 +10,13 @@ from dpst.v1.photo_style_pb2_grpc import add_PhotoStyleServicer_to_server
 from dpst.v1.segmentation_pb2_grpc import SegmentationStub
 from dpst.v1.stylizer_pb2_grpc import StylizerStub
 
+from gateway.fetch import Fetcher
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
 from gateway.readiness import follow_health
 from gateway.servicer import PhotoStyleServicer
+from gateway.uploads import Uploads
 from services.common.client import make_channel
 from services.common.config import GatewaySettings
 from services.common.metrics import Metrics
@@ -30,12 +32,15 @@ class _Gateway:
         self._segmentation = make_channel(settings.segmentation_address, _SEGMENTATION, settings, metrics)
         self._stylizer = make_channel(settings.stylizer_address, _STYLIZER, settings, metrics)
         stylizer = StylizerStub(self._stylizer)
-        self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, settings, metrics)
-        self._looks = Looks(stylizer, settings, metrics)
+        self._uploads = Uploads(settings)
+        fetcher = Fetcher(settings, self._uploads)
+        self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, fetcher, settings, metrics)
+        self._looks = Looks(stylizer, fetcher, settings, metrics)
         self._rates = TokenBuckets(settings.rate_per_minute, settings.rate_burst)
 
     def register(self, server: grpc.aio.Server) -> None:
-        add_PhotoStyleServicer_to_server(PhotoStyleServicer(self._pipeline, self._looks, self._rates), server)
+        servicer = PhotoStyleServicer(self._pipeline, self._looks, self._uploads, self._rates)
+        add_PhotoStyleServicer_to_server(servicer, server)
 
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
         channels = {_SEGMENTATION: self._segmentation, _STYLIZER: self._stylizer}
@@ -44,6 +49,7 @@ class _Gateway:
     async def stop(self) -> None:
         await self._segmentation.close()
         await self._stylizer.close()
+        self._uploads.close()
 
 
 def main() -> int:

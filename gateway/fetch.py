@@ -1,4 +1,4 @@
-"""Photos that a caller names instead of sending: fetched from where the operator allows, and from nowhere else."""
+"""Photos that a caller names instead of sending: uploaded earlier, or where the operator allows to fetch from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import aiohttp
 from dpst.v1 import image_pb2
 from yarl import URL
 
+from gateway.uploads import Uploads
 from services.common.config import GatewaySettings
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 
@@ -20,26 +21,28 @@ _SHOWN = 120
 
 
 class Fetcher:
-    """Fills in photos that came as ``uri``.
+    """Fills in photos that came as ``ref`` or ``uri``.
 
-    Only addresses that begin with one of ``DPST_URI_PREFIXES`` are asked: same scheme, host and port, and a path below
-    the prefix's. Redirects are not followed, proxies of the environment not used, and the address may hold neither
+    Only URIs that begin with one of ``DPST_URI_PREFIXES`` are asked: same scheme, host and port, and a path below the
+    prefix's. Redirects are not followed, proxies of the environment not used, and the address may hold neither
     credentials nor a way up the tree, so that a caller cannot lead the gateway anywhere else.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, uploads: Uploads) -> None:
+        self._uploads = uploads
         self._prefixes = tuple(URL(text.strip()) for text in settings.uri_prefixes.split(",") if text.strip())
         self._max_bytes = settings.max_image_bytes
         self._timeout_seconds = settings.uri_timeout_seconds
 
     async def fill(self, image: image_pb2.Image, field: str) -> None:
-        """Replace ``uri`` by ``data``; other photos stay as they are.
+        """Replace ``ref`` or ``uri`` by ``data``; other photos stay as they are.
 
         Raises:
-            InvalidArgument: the address is not allowed, or what is there is larger than a photo may be.
+            InvalidArgument: the address is none or not allowed, or what is there is larger than a photo may be.
             NotFound: nothing is there.
-            Unavailable: the server there fails, or takes too long.
+            Unavailable: the server there fails, or takes too long, or the stored file is damaged.
         """
+        await self._uploads.fill(image, field)
         if image.WhichOneof("source") != "uri":
             return
         url = self._allowed(image.uri, f"{field}.uri")

@@ -32,11 +32,13 @@ class Looks:
     are called like ours. Whoever leaves cancels the stylizer's work.
     """
 
-    def __init__(self, stylizer: StylizerAsyncStub, settings: GatewaySettings, metrics: Metrics) -> None:
+    def __init__(
+        self, stylizer: StylizerAsyncStub, fetcher: Fetcher, settings: GatewaySettings, metrics: Metrics
+    ) -> None:
         self._stylizer = stylizer
         self._settings = settings
         self._metrics = metrics
-        self._fetcher = Fetcher(settings)
+        self._fetcher = fetcher
 
     async def render(
         self, request: photo_style_pb2.RenderLookRequest, deadline: Deadline

@@ -43,6 +43,7 @@ class Pipeline:
         self,
         segmentation: SegmentationAsyncStub,
         stylizer: StylizerAsyncStub,
+        fetcher: Fetcher,
         settings: GatewaySettings,
         metrics: Metrics,
     ) -> None:
@@ -51,7 +52,7 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(settings.max_inflight)
-        self._fetcher = Fetcher(settings)
+        self._fetcher = fetcher
 
     async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
         """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
-from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc
+from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc, uploads_pb2
 
 from gateway.downstream import Deadline
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
+from gateway.uploads import Uploads
 from services.common.auth import current_caller
 
 __all__ = ["PhotoStyleServicer"]
 
 
 class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
-    """The transfer RPCs on one pipeline, those of solved looks beside it."""
+    """The transfer RPCs on one pipeline, those of solved looks and of files beside it."""
 
-    def __init__(self, pipeline: Pipeline, looks: Looks, rates: TokenBuckets) -> None:
-        self._pipeline, self._looks, self._rates = pipeline, looks, rates
+    def __init__(self, pipeline: Pipeline, looks: Looks, uploads: Uploads, rates: TokenBuckets) -> None:
+        self._pipeline, self._looks, self._uploads, self._rates = pipeline, looks, uploads, rates
 
     async def Transfer(
         self, request: photo_style_pb2.TransferRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -65,6 +66,24 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         """Look in, lookup tables out."""
         self._rates.take(current_caller())
         return await self._looks.export(request, Deadline(context.time_remaining()))
+
+    async def UploadImage(
+        self,
+        request_iterator: AsyncIterator[uploads_pb2.UploadImageRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> uploads_pb2.UploadImageResponse:
+        """Pieces of a file in, its address out."""
+        self._rates.take(current_caller())
+        return await self._uploads.take(request_iterator)
+
+    async def DownloadImage(
+        self, request: uploads_pb2.DownloadImageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[uploads_pb2.DownloadImageResponse, None]:
+        """Address of a file in, its pieces out."""
+        self._rates.take(current_caller())
+        async with aclosing(self._uploads.give(request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _events(
         self, transfer: photo_style_pb2.Transfer, context: grpc.aio.ServicerContext[Any, Any]

@@ -11,7 +11,7 @@ call again by itself, on another replica.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @dataclass(frozen=True)
 class ServerCall:
-    """One RPC as a server sees it; ``kind`` is "unary" or "server_stream"."""
+    """One RPC as a server sees it; ``kind`` is "unary", "server_stream" or "client_stream"."""
 
     method: str
     kind: str
@@ -79,26 +79,32 @@ class _Reader:
             return _Unreadable(len(data))
 
 
-def _refusing(behaviour: Any, is_streaming: bool) -> Any:
+def _checked(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise InvalidArgument("request", f"{request.size} bytes", "must be a message of this method's type")
+    return request
+
+
+def _refusing(behaviour: Any, kind: str) -> Any:
     """The handler, for requests that are messages; others are refused by name."""
 
-    def check(request: Any) -> None:
-        if isinstance(request, _Unreadable):
-            raise InvalidArgument("request", f"{request.size} bytes", "must be a message of this method's type")
-
     async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        check(request)
-        return await behaviour(request, context)
+        return await behaviour(_checked(request), context)
 
     def streaming(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        check(request)
-        return behaviour(request, context)
+        return behaviour(_checked(request), context)
 
-    return streaming if is_streaming else unary
+    async def fed(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await behaviour((_checked(request) async for request in requests), context)
+
+    return {"unary": unary, "server_stream": streaming, "client_stream": fed}[kind]
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor):
-    """Enters ``around(call)`` before every unary or server-streaming handler and leaves it after."""
+    """Enters ``around(call)`` before every handler and leaves it after.
+
+    Calls that stream both ways pass untouched: of those there is reflection only.
+    """
 
     def __init__(self, around: Around) -> None:
         self._around = around
@@ -108,27 +114,30 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Replace the method's handler by one inside the context manager; other kinds of RPC pass untouched."""
+        """Replace the method's handler by one inside the context manager."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
+        if handler is None or (handler.request_streaming and handler.response_streaming):
             return handler
-        read, method = handler.request_deserializer, handler_call_details.method
-        behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        read, write, method = handler.request_deserializer, handler.response_serializer, handler_call_details.method
+        kind, behaviour = _kind(handler)
         if read is not None and not isinstance(read, _Reader):  # this is the innermost of our interceptors
-            behaviour, read = _refusing(behaviour, handler.response_streaming), _Reader(read)
-        if handler.response_streaming:
-            streaming = self._streaming(behaviour, method)
-            return grpc.unary_stream_rpc_method_handler(streaming, read, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(self._unary(behaviour, method), read, handler.response_serializer)
+            behaviour, read = _refusing(behaviour, kind), _Reader(read)
+        if kind == "server_stream":
+            return grpc.unary_stream_rpc_method_handler(self._streaming(behaviour, method), read, write)
+        if kind == "client_stream":
+            return grpc.stream_unary_rpc_method_handler(self._answering(behaviour, method, kind), read, write)
+        return grpc.unary_unary_rpc_method_handler(self._answering(behaviour, method, kind), read, write)
 
-    def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Any], Any]:
-        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._around(ServerCall(method, "unary", request, context)):
+    def _answering(self, behaviour: Any, method: str, kind: str) -> Callable[[Any, Any], Any]:
+        """``request`` is an iterator of messages if ``kind`` is "client_stream"."""
+
+        async def answering(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with self._around(ServerCall(method, kind, request, context)):
                 response = await behaviour(request, context)
                 await _send_pending(context)
                 return response
 
-        return unary
+        return answering
 
     def _streaming(self, behaviour: Any, method: str) -> Callable[[Any, Any], Any]:
         async def streaming(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -143,6 +152,12 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
                         await context.write(response)
 
         return streaming
+
+
+def _kind(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Any]:
+    if handler.request_streaming:
+        return "client_stream", handler.stream_unary
+    return ("server_stream", handler.unary_stream) if handler.response_streaming else ("unary", handler.unary_unary)
 
 
 def final_code(context: grpc.aio.ServicerContext[Any, Any], error: BaseException | None) -> grpc.StatusCode:

@@ -277,6 +277,18 @@ class GatewaySettings(ProcessSettings):
         "that end with a slash, separated by commas. Empty = nowhere.",
     )
     uri_timeout_seconds: float = Field(default=30.0, gt=0, description="Longest fetch of one photo.")
+    blob_dir: Path | None = Field(
+        default=None,
+        description="Folder for uploads, which gateways may share; unset = a temporary one of this process.",
+    )
+    blob_max_bytes: int = Field(
+        default=4096 * _MIB,
+        ge=_MIB,
+        description="Most bytes of uploads; those not asked for longest make room. Holds about 400 photos of 24 MP.",
+    )
+    blob_keep_seconds: float = Field(
+        default=86_400.0, gt=0, description="How long an upload stays that nobody asks for: a day."
+    )
     rate_per_minute: float = Field(
         default=0.0,
         ge=0,

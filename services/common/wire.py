@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from dpst.v1 import image_pb2, labels_pb2
 
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import InvalidArgument
 from services.common.images import FORMATS, FORMATS_OF_16_BITS, ImageLimits, OutputFormat, PhotoInfo
 from services.common.label_maps import LabelMap, decode_label_map, encode_label_map
 
@@ -30,14 +30,13 @@ _FORMAT_NAMES = {number: name for name, number in _FORMAT_NUMBERS.items()}
 def image_bytes(image: image_pb2.Image, field: str, max_bytes: int) -> bytes:
     """Take the encoded file out of a message.
 
-    Raises InvalidArgument if there is none, it is larger than ``max_bytes``, or a URI was sent, which no operator
-    setting allows yet; NotFound for a ref, because this version stores no uploads.
+    Raises InvalidArgument if there is none, it is larger than ``max_bytes``, or it stands for one that only the gateway
+    can find.
     """
     source = image.WhichOneof("source")
-    if source == "ref":
-        raise NotFound(f"{field}.ref: {image.ref[:80]!r} is unknown; this version stores no uploads, send the bytes")
-    if source == "uri":
-        raise InvalidArgument(f"{field}.uri", repr(image.uri[:80]), "URIs are not allowed, send the bytes in data")
+    if source in ("ref", "uri"):
+        sent = getattr(image, source)[:80]
+        raise InvalidArgument(f"{field}.{source}", repr(sent), "is for the gateway, which fills in data; send that")
     if source is None or not image.data:
         raise InvalidArgument(f"{field}.data", "nothing", "an encoded image file is required")
     if len(image.data) > max_bytes:

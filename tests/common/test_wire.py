@@ -10,7 +10,7 @@ from dpst.v1 import image_pb2, labels_pb2
 from PIL import Image
 
 from services.common import wire
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import InvalidArgument
 from services.common.images import FORMATS, ImageLimits, OutputFormat, PhotoInfo
 from services.common.label_maps import LabelMap
 
@@ -25,9 +25,9 @@ def test_image_bytes() -> None:
             wire.image_bytes(image, "content", 3)
     with pytest.raises(InvalidArgument, match="4 bytes, at most 3"):
         wire.image_bytes(image_pb2.Image(data=b"abcd"), "content", 3)
-    with pytest.raises(InvalidArgument, match=r"content\.uri: got 'file:///etc/passwd', URIs are not allowed"):
+    with pytest.raises(InvalidArgument, match=r"content\.uri: got 'file:///etc/passwd', is for the gateway"):
         wire.image_bytes(image_pb2.Image(uri="file:///etc/passwd"), "content", 3)
-    with pytest.raises(NotFound, match=r"content\.ref: 'ab12' is unknown"):
+    with pytest.raises(InvalidArgument, match=r"content\.ref: got 'ab12', is for the gateway"):
         wire.image_bytes(image_pb2.Image(ref="ab12"), "content", 3)
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
+import numpy as np
 import pytest
-from dpst.v1 import image_pb2, look_pb2, params_pb2, photo_style_pb2_grpc
+from dpst.v1 import image_pb2, look_pb2, params_pb2, photo_style_pb2_grpc, uploads_pb2
 from dpst_client import (
     AsyncClient,
     Client,
@@ -22,7 +26,9 @@ from dpst_client import (
     Progress,
     TransferFailed,
     Unavailable,
+    Uploaded,
 )
+from PIL import Image as PillowImage
 
 from services.common import errors
 from services.common.config import ProcessSettings
@@ -183,6 +189,59 @@ async def test_a_key_is_shown_to_the_server(tmp_path: Path) -> None:
     await server.stop(None)
 
 
+def noisy() -> bytes:
+    """A PNG of more than a megabyte, the least that is allowed for a message."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (650, 650, 3), dtype=np.uint8)
+    PillowImage.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_photos_that_fit_into_no_message_are_uploaded(world: World) -> None:
+    ready(world, 3)
+    content = noisy()
+    assert len(content) > 1 << 20
+    full = errors.ResourceExhausted("the queue is full", 0.1)
+    world.stylizer.replies = [full, full, solved(), solved(), rendered()]
+    async with AsyncClient(world.address, max_message_bytes=1 << 20) as client:
+        await client.transfer(content, photo())
+        kept = await client.upload(content)
+        assert kept == Uploaded(hashlib.sha256(content).hexdigest(), len(content))
+        await client.transfer(kept, photo())
+        await client.render(LOOK, content)
+        assert await client.download(kept) == await client.download(kept.ref) == content
+    assert [request.content.data for request in world.stylizer.requests] == [content] * 5
+    with pytest.raises(ValueError, match="max_message_bytes"):
+        AsyncClient(world.address, max_message_bytes=1000)
+
+
+async def test_a_file_that_is_not_kept(client: AsyncClient) -> None:
+    for call in (client.download("0" * 64), client.transfer(Uploaded("0" * 64, 5), photo())):
+        with pytest.raises(InvalidRequest, match="upload the file again"):
+            await call
+
+
+async def test_a_broken_download_goes_on_where_it_broke() -> None:
+    class Breaking(photo_style_pb2_grpc.PhotoStyleServicer):
+        offsets: ClassVar[list[int]] = []
+
+        async def DownloadImage(self, request, context):
+            self.offsets.append(request.offset_bytes)
+            data = b"0123456789"[request.offset_bytes :][:4]
+            yield uploads_pb2.DownloadImageResponse(chunk=image_pb2.PictureChunk(data=data))
+            if len(self.offsets) < 3:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+
+    server = grpc.aio.server()
+    photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(Breaking(), server)
+    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    await server.start()
+    async with AsyncClient(address) as client:
+        assert await client.download("0" * 64) == b"0123456789"
+    assert Breaking.offsets == [0, 4, 8]
+    await server.stop(None)
+
+
 async def test_an_absent_server_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1", retries=1) as client:
         with pytest.raises(Unavailable):
@@ -200,6 +259,7 @@ async def test_the_client_for_threads_does_the_same(world: World) -> None:
             threads.append(threading.current_thread().name)
 
         with Client(world.address) as client:
+            assert client.download(client.upload(photo())) == photo()
             result = client.transfer(photo(), photo(), on_progress=on_progress)
             again = client.render(LOOK, photo())
             return result.picture, again.picture, len(client.export_look(LOOK, photo()).luts)

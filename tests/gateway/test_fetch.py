@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from dpst.v1 import image_pb2
 
 from gateway.fetch import Fetcher
+from gateway.uploads import Uploads
 from services.common.config import GatewaySettings
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 
@@ -41,7 +42,8 @@ async def place() -> AsyncIterator[str]:
 
 
 def fetcher(prefixes: str) -> Fetcher:
-    return Fetcher(GatewaySettings(uri_prefixes=prefixes, max_image_bytes=2000, uri_timeout_seconds=0.5))
+    settings = GatewaySettings(uri_prefixes=prefixes, max_image_bytes=2000, uri_timeout_seconds=0.5)
+    return Fetcher(settings, Uploads(settings))
 
 
 async def fetched(place: str, path: str) -> bytes:

@@ -21,6 +21,7 @@ from dpst_client.errors import (
     TransferFailed,
     Unavailable,
 )
+from dpst_client.requests import Uploaded
 from dpst_client.results import LutResult, Progress, RenderResult, TransferResult
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "TransferFailed",
     "TransferResult",
     "Unavailable",
+    "Uploaded",
 ]

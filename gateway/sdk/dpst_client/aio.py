@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
 import tenacity
-from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc, uploads_pb2
 
 from dpst_client.connection import Deadline, Settings, retry_rules
 from dpst_client.errors import failure
-from dpst_client.requests import Labels, Photo, Priority, export_request, render_request, transfer_request
+from dpst_client.requests import (
+    Labels,
+    Photo,
+    Priority,
+    Uploaded,
+    export_request,
+    photo_bytes,
+    render_request,
+    to_upload,
+    transfer_request,
+    upload_requests,
+)
 from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, progress_of
 
 __all__ = ["AsyncClient"]
@@ -75,7 +87,8 @@ class AsyncClient:
         )
 
         async def attempt(left: float | None) -> TransferResult:
-            call = self._stub.TransferStream(request, timeout=left, metadata=self._settings.metadata(request_id))
+            ready = await self._ready(request, left)
+            call = self._stub.TransferStream(ready, timeout=left, metadata=self._settings.metadata(request_id))
             folded, done = Folded(), None
             try:
                 async for event in call:
@@ -107,7 +120,8 @@ class AsyncClient:
         request = render_request(look, content, strength, preserve, output, priority)
 
         async def attempt(left: float | None) -> RenderResult:
-            call = self._stub.RenderLook(request, timeout=left, metadata=self._settings.metadata(""))
+            ready = await self._ready(request, left)
+            call = self._stub.RenderLook(ready, timeout=left, metadata=self._settings.metadata(""))
             folded = Folded()
             try:
                 async for event in call:
@@ -133,10 +147,55 @@ class AsyncClient:
         request = export_request(look, content, points, label, per_label)
 
         async def attempt(left: float | None) -> LutResult:
-            reply = await self._stub.ExportLook(request, timeout=left, metadata=self._settings.metadata(""))
+            ready = await self._ready(request, left)
+            reply = await self._stub.ExportLook(ready, timeout=left, metadata=self._settings.metadata(""))
             return LutResult(tuple(reply.luts), tuple(reply.labels_without_pixels))
 
         return await self._tried(attempt, timeout)
+
+    async def upload(
+        self,
+        photo: bytes | Path | str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+    ) -> Uploaded:
+        """See ``Client.upload``."""
+        data = photo_bytes(photo)
+        return await self._tried(lambda left: self._uploaded(data, left), timeout)
+
+    async def download(
+        self,
+        ref: Uploaded | str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+    ) -> bytes:
+        """See ``Client.download``."""
+        address = ref.ref if isinstance(ref, Uploaded) else ref
+        found = bytearray()
+
+        async def attempt(left: float | None) -> bytes:
+            request = uploads_pb2.DownloadImageRequest(ref=address, offset_bytes=len(found))
+            call = self._stub.DownloadImage(request, timeout=left, metadata=self._settings.metadata(""))
+            try:
+                async for reply in call:
+                    found.extend(reply.chunk.data)
+            finally:
+                call.cancel()
+            return bytes(found)
+
+        return await self._tried(attempt, timeout)
+
+    async def _uploaded(self, data: bytes, left: float | None) -> Uploaded:
+        metadata = self._settings.metadata("")
+        reply = await self._stub.UploadImage(upload_requests(data), timeout=left, metadata=metadata)
+        return Uploaded(reply.ref, reply.size_bytes)
+
+    async def _ready(self, request: Any, left: float | None) -> Any:
+        """The request, its photos uploaded if it is too large for one message."""
+        ready, images = to_upload(request, self._settings.max_message_bytes)
+        for image in images:
+            image.ref = (await self._uploaded(image.data, left)).ref
+        return ready
 
     async def _tried(self, attempt: Callable[[float | None], Awaitable[_T]], seconds: float | None) -> _T:
         deadline = Deadline.of(seconds)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import tenacity
-from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc, uploads_pb2
 
 from dpst_client.connection import Deadline, Settings, retry_rules
 from dpst_client.errors import failure
-from dpst_client.requests import Labels, Photo, Priority, export_request, render_request, transfer_request
+from dpst_client.requests import (
+    Labels,
+    Photo,
+    Priority,
+    Uploaded,
+    export_request,
+    photo_bytes,
+    render_request,
+    to_upload,
+    transfer_request,
+    upload_requests,
+)
 from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, progress_of
 
 __all__ = ["Client"]
@@ -62,7 +74,7 @@ class Client:
         """Give ``content`` the look of ``style``.
 
         Args:
-            content: the photo to be restyled: bytes of a file, or its path.
+            content: the photo to be restyled: bytes of a file, its path, or what ``upload`` gave for it.
             style: the photo that gives the style.
             content_labels: regions of the content photo; None = the server finds them.
             style_labels: regions of the style photo; None = the server finds them.
@@ -99,7 +111,8 @@ class Client:
         )
 
         def attempt(left: float | None) -> TransferResult:
-            call = self._stub.TransferStream(request, timeout=left, metadata=self._settings.metadata(request_id))
+            ready = self._ready(request, left)
+            call = self._stub.TransferStream(ready, timeout=left, metadata=self._settings.metadata(request_id))
             folded, done = Folded(), None
             try:
                 for event in call:
@@ -134,7 +147,8 @@ class Client:
         request = render_request(look, content, strength, preserve, output, priority)
 
         def attempt(left: float | None) -> RenderResult:
-            call = self._stub.RenderLook(request, timeout=left, metadata=self._settings.metadata(""))
+            ready = self._ready(request, left)
+            call = self._stub.RenderLook(ready, timeout=left, metadata=self._settings.metadata(""))
             folded = Folded()
             try:
                 for event in call:
@@ -163,10 +177,45 @@ class Client:
         request = export_request(look, content, points, label, per_label)
 
         def attempt(left: float | None) -> LutResult:
-            reply = self._stub.ExportLook(request, timeout=left, metadata=self._settings.metadata(""))
+            ready = self._ready(request, left)
+            reply = self._stub.ExportLook(ready, timeout=left, metadata=self._settings.metadata(""))
             return LutResult(tuple(reply.luts), tuple(reply.labels_without_pixels))
 
         return self._tried(attempt, timeout)
+
+    def upload(self, photo: bytes | Path | str, *, timeout: float | None = None) -> Uploaded:
+        """Have a photo kept by the server, for calls that use it again. Raises as ``transfer``."""
+        data = photo_bytes(photo)
+        return self._tried(lambda left: self._uploaded(data, left), timeout)
+
+    def download(self, ref: Uploaded | str, *, timeout: float | None = None) -> bytes:
+        """Get a kept file; a stream that breaks goes on where it broke. Raises as ``transfer``."""
+        address = ref.ref if isinstance(ref, Uploaded) else ref
+        found = bytearray()
+
+        def attempt(left: float | None) -> bytes:
+            request = uploads_pb2.DownloadImageRequest(ref=address, offset_bytes=len(found))
+            call = self._stub.DownloadImage(request, timeout=left, metadata=self._settings.metadata(""))
+            try:
+                for reply in call:
+                    found.extend(reply.chunk.data)
+            finally:
+                call.cancel()
+            return bytes(found)
+
+        return self._tried(attempt, timeout)
+
+    def _uploaded(self, data: bytes, left: float | None) -> Uploaded:
+        metadata = self._settings.metadata("")
+        reply = self._stub.UploadImage(upload_requests(data), timeout=left, metadata=metadata)
+        return Uploaded(reply.ref, reply.size_bytes)
+
+    def _ready(self, request: Any, left: float | None) -> Any:
+        """The request, its photos uploaded if it is too large for one message."""
+        ready, images = to_upload(request, self._settings.max_message_bytes)
+        for image in images:
+            image.ref = self._uploaded(image.data, left).ref
+        return ready
 
     def _tried(self, attempt: Callable[[float | None], _T], seconds: float | None) -> _T:
         deadline = Deadline.of(seconds)

@@ -39,7 +39,9 @@ class Settings:
         key: PEM file with its private key.
         retries: how often a call that met an overloaded or absent server is tried again, after the time that the server
             asks for. A transfer changes nothing on the server, so that it may be tried at any point.
-        max_message_bytes: largest message; the default is the server's own limit.
+        max_message_bytes: largest message; the default is the server's own limit. Photos that do not fit are uploaded
+            in pieces first, so that it may be the limit of any proxy between;
+            1 MiB is the least, for results come in pieces of a quarter of that.
     """
 
     token: str | None = None
@@ -48,6 +50,10 @@ class Settings:
     key: Path | str | None = None
     retries: int = 8
     max_message_bytes: int = 416 * _MIB
+
+    def __post_init__(self) -> None:
+        if self.max_message_bytes < _MIB:
+            raise ValueError(f"max_message_bytes: got {self.max_message_bytes}, must be at least {_MIB}")
 
     def channel(self, module: Any, target: str) -> Any:
         """A channel of ``grpc`` or ``grpc.aio``."""

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, photo_style_pb2
+from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, photo_style_pb2, uploads_pb2
+from google.protobuf.message import Message
 
-__all__ = ["Labels", "Photo", "Priority", "export_request", "render_request", "transfer_request"]
+__all__ = [
+    "Labels",
+    "Photo",
+    "Priority",
+    "Uploaded",
+    "export_request",
+    "photo_bytes",
+    "render_request",
+    "to_upload",
+    "transfer_request",
+    "upload_requests",
+]
 
-Photo = bytes | Path | str
-"""An encoded photo: its bytes, or the path of its file."""
+_PIECE_BYTES = 1 << 18
+_OVERHEAD_BYTES = 1 << 10
+"""Of a message beside what ``ByteSize`` counts."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A file that the server keeps for a while, a day since it was last used by default.
+
+    Attributes:
+        ref: its address, the SHA-256 of its bytes.
+        size_bytes: its size.
+    """
+
+    ref: str
+    size_bytes: int
+
+
+Photo = bytes | Path | str | Uploaded
+"""An encoded photo: its bytes, the path of its file, or what ``upload`` gave for it."""
 
 Labels = bytes | Path | str | labels_pb2.LabelMap
 """Regions of a photo: an index PNG or one in the nine-colour palette, or a message with names."""
@@ -85,8 +117,35 @@ def export_request(
     )
 
 
+def upload_requests(data: bytes) -> Iterator[uploads_pb2.UploadImageRequest]:
+    """A file in pieces."""
+    digest = hashlib.sha256(data).hexdigest()
+    for start in range(0, max(1, len(data)), _PIECE_BYTES):
+        piece = data[start : start + _PIECE_BYTES]
+        yield uploads_pb2.UploadImageRequest(data=piece, sha256="" if start else digest)
+
+
+def to_upload(request: Message, max_bytes: int) -> tuple[Any, list[image_pb2.Image]]:
+    """The request, and those of its photos that are to be uploaded first because it is too large for one message.
+
+    Then it is a copy, for each try to begin with the bytes again.
+    """
+    if request.ByteSize() + _OVERHEAD_BYTES <= max_bytes:
+        return request, []
+    copy = type(request)()
+    copy.CopyFrom(request)
+    holder = copy.transfer if isinstance(copy, photo_style_pb2.TransferStreamRequest) else copy
+    images = [getattr(holder, name) for name in ("content", "style") if name in holder.DESCRIPTOR.fields_by_name]
+    return copy, [image for image in images if image.WhichOneof("source") == "data"]
+
+
+def photo_bytes(photo: bytes | Path | str) -> bytes:
+    """Bytes as they are, files read."""
+    return photo if isinstance(photo, bytes) else Path(photo).read_bytes()
+
+
 def _image(photo: Photo) -> image_pb2.Image:
-    return image_pb2.Image(data=photo if isinstance(photo, bytes) else Path(photo).read_bytes())
+    return image_pb2.Image(ref=photo.ref) if isinstance(photo, Uploaded) else image_pb2.Image(data=photo_bytes(photo))
 
 
 def _labels(labels: Labels) -> labels_pb2.LabelMap:

@@ -89,7 +89,7 @@ class Image(google.protobuf.message.Message):
     data: builtins.bytes
     """The encoded file: JPEG, PNG, TIFF, WebP or AVIF; one still picture."""
     ref: builtins.str
-    """Lower-case hexadecimal SHA-256 of a file uploaded earlier."""
+    """Lower-case hexadecimal SHA-256 of a file that UploadImage was given."""
     uri: builtins.str
     """Address the server may fetch. Refused unless the operator allows its prefix."""
     def __init__(

@@ -28,7 +28,7 @@ from dpst.v1 import photo_style_pb2 as dpst_dot_v1_dot_photo__style__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x19\x64pst/v1/photo_style.proto\x1a\x14\x64pst/v1/report.proto\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x83\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponse\"2\n\x12UploadImageRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"6\n\x13UploadImageResponse\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"9\n\x14\x44ownloadImageRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"=\n\x15\x44ownloadImageResponse\x12$\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x19\x64pst/v1/photo_style.proto\x1a\x14\x64pst/v1/report.proto\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x83\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,4 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHTRANSFERREQUEST']._serialized_end=497
   _globals['_WATCHTRANSFERRESPONSE']._serialized_start=499
   _globals['_WATCHTRANSFERRESPONSE']._serialized_end=570
-  _globals['_UPLOADIMAGEREQUEST']._serialized_start=572
-  _globals['_UPLOADIMAGEREQUEST']._serialized_end=622
-  _globals['_UPLOADIMAGERESPONSE']._serialized_start=624
-  _globals['_UPLOADIMAGERESPONSE']._serialized_end=678
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=680
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=737
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=739
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=800
 # @@protoc_insertion_point(module_scope)

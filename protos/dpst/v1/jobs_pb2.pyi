@@ -22,7 +22,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class SubmitTransferRequest(google.protobuf.message.Message):
-    """Messages of RPCs that later versions of PhotoStyle add (durable jobs, uploads), laid down now so that everything
+    """Messages of RPCs that later versions of PhotoStyle add (durable jobs), laid down now so that everything
     they share with the RPCs of today stays as it is. No service uses them yet.
 
     Puts a transfer into the durable queue. The reply will be a google.longrunning.Operation.
@@ -162,95 +162,3 @@ class WatchTransferResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WatchTransferResponse: typing_extensions.TypeAlias = WatchTransferResponse
-
-@typing.final
-class UploadImageRequest(google.protobuf.message.Message):
-    """One piece of a file that is being uploaded."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    DATA_FIELD_NUMBER: builtins.int
-    SHA256_FIELD_NUMBER: builtins.int
-    data: builtins.bytes
-    """The next bytes, 64 to 256 KiB."""
-    sha256: builtins.str
-    """Expected lower-case hexadecimal SHA-256 of the whole file. In the first message only."""
-    def __init__(
-        self,
-        *,
-        data: builtins.bytes = ...,
-        sha256: builtins.str = ...,
-    ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["data", b"data", "sha256", b"sha256"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___UploadImageRequest: typing_extensions.TypeAlias = UploadImageRequest
-
-@typing.final
-class UploadImageResponse(google.protobuf.message.Message):
-    """A finished upload."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    REF_FIELD_NUMBER: builtins.int
-    SIZE_BYTES_FIELD_NUMBER: builtins.int
-    ref: builtins.str
-    """Address of the file, for Image.ref."""
-    size_bytes: builtins.int
-    """Size of the file."""
-    def __init__(
-        self,
-        *,
-        ref: builtins.str = ...,
-        size_bytes: builtins.int = ...,
-    ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["ref", b"ref", "size_bytes", b"size_bytes"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___UploadImageResponse: typing_extensions.TypeAlias = UploadImageResponse
-
-@typing.final
-class DownloadImageRequest(google.protobuf.message.Message):
-    """Asks for a stored file."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    REF_FIELD_NUMBER: builtins.int
-    OFFSET_BYTES_FIELD_NUMBER: builtins.int
-    ref: builtins.str
-    """Its address."""
-    offset_bytes: builtins.int
-    """First byte wanted."""
-    def __init__(
-        self,
-        *,
-        ref: builtins.str = ...,
-        offset_bytes: builtins.int = ...,
-    ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["offset_bytes", b"offset_bytes", "ref", b"ref"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___DownloadImageRequest: typing_extensions.TypeAlias = DownloadImageRequest
-
-@typing.final
-class DownloadImageResponse(google.protobuf.message.Message):
-    """One piece of a stored file."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    CHUNK_FIELD_NUMBER: builtins.int
-    @property
-    def chunk(self) -> dpst.v1.image_pb2.PictureChunk:
-        """The piece."""
-
-    def __init__(
-        self,
-        *,
-        chunk: dpst.v1.image_pb2.PictureChunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk"]
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___DownloadImageResponse: typing_extensions.TypeAlias = DownloadImageResponse

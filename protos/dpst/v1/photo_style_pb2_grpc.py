@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from dpst.v1 import photo_style_pb2 as dpst_dot_v1_dot_photo__style__pb2
+from dpst.v1 import uploads_pb2 as dpst_dot_v1_dot_uploads__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -55,6 +56,16 @@ class PhotoStyleStub(object):
                 request_serializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.SerializeToString,
                 response_deserializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.FromString,
                 _registered_method=True)
+        self.UploadImage = channel.stream_unary(
+                '/dpst.v1.PhotoStyle/UploadImage',
+                request_serializer=dpst_dot_v1_dot_uploads__pb2.UploadImageRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_uploads__pb2.UploadImageResponse.FromString,
+                _registered_method=True)
+        self.DownloadImage = channel.unary_stream(
+                '/dpst.v1.PhotoStyle/DownloadImage',
+                request_serializer=dpst_dot_v1_dot_uploads__pb2.DownloadImageRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_uploads__pb2.DownloadImageResponse.FromString,
+                _registered_method=True)
 
 
 class PhotoStyleServicer(object):
@@ -89,6 +100,21 @@ class PhotoStyleServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadImage(self, request_iterator, context):
+        """Keeps a file for Image.ref, which is the SHA-256 of its bytes: for photos that are used again, and for those that
+        exceed what a network between lets through in one message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadImage(self, request, context):
+        """Gives a kept file in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PhotoStyleServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +137,16 @@ def add_PhotoStyleServicer_to_server(servicer, server):
                     servicer.ExportLook,
                     request_deserializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.FromString,
                     response_serializer=dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.SerializeToString,
+            ),
+            'UploadImage': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadImage,
+                    request_deserializer=dpst_dot_v1_dot_uploads__pb2.UploadImageRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_uploads__pb2.UploadImageResponse.SerializeToString,
+            ),
+            'DownloadImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadImage,
+                    request_deserializer=dpst_dot_v1_dot_uploads__pb2.DownloadImageRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_uploads__pb2.DownloadImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +258,60 @@ class PhotoStyle(object):
             '/dpst.v1.PhotoStyle/ExportLook',
             dpst_dot_v1_dot_photo__style__pb2.ExportLookRequest.SerializeToString,
             dpst_dot_v1_dot_photo__style__pb2.ExportLookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/dpst.v1.PhotoStyle/UploadImage',
+            dpst_dot_v1_dot_uploads__pb2.UploadImageRequest.SerializeToString,
+            dpst_dot_v1_dot_uploads__pb2.UploadImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dpst.v1.PhotoStyle/DownloadImage',
+            dpst_dot_v1_dot_uploads__pb2.DownloadImageRequest.SerializeToString,
+            dpst_dot_v1_dot_uploads__pb2.DownloadImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

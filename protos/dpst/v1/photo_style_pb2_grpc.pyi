@@ -6,6 +6,7 @@ isort:skip_file
 import abc
 import collections.abc
 import dpst.v1.photo_style_pb2
+import dpst.v1.uploads_pb2
 import grpc
 import grpc.aio
 import typing
@@ -35,6 +36,12 @@ class PhotoStyleStub:
     """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
     ExportLook: grpc.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]
     """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
+    UploadImage: grpc.StreamUnaryMultiCallable[dpst.v1.uploads_pb2.UploadImageRequest, dpst.v1.uploads_pb2.UploadImageResponse]
+    """Keeps a file for Image.ref, which is the SHA-256 of its bytes: for photos that are used again, and for those that
+    exceed what a network between lets through in one message.
+    """
+    DownloadImage: grpc.UnaryStreamMultiCallable[dpst.v1.uploads_pb2.DownloadImageRequest, dpst.v1.uploads_pb2.DownloadImageResponse]
+    """Gives a kept file in pieces."""
 
 @typing.type_check_only
 class PhotoStyleAsyncStub(PhotoStyleStub):
@@ -49,6 +56,12 @@ class PhotoStyleAsyncStub(PhotoStyleStub):
     """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
     ExportLook: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]  # type: ignore[assignment]
     """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
+    UploadImage: grpc.aio.StreamUnaryMultiCallable[dpst.v1.uploads_pb2.UploadImageRequest, dpst.v1.uploads_pb2.UploadImageResponse]  # type: ignore[assignment]
+    """Keeps a file for Image.ref, which is the SHA-256 of its bytes: for photos that are used again, and for those that
+    exceed what a network between lets through in one message.
+    """
+    DownloadImage: grpc.aio.UnaryStreamMultiCallable[dpst.v1.uploads_pb2.DownloadImageRequest, dpst.v1.uploads_pb2.DownloadImageResponse]  # type: ignore[assignment]
+    """Gives a kept file in pieces."""
 
 class PhotoStyleServicer(metaclass=abc.ABCMeta):
     """Deep Photo Style Transfer: the service that callers use."""
@@ -84,5 +97,23 @@ class PhotoStyleServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[dpst.v1.photo_style_pb2.ExportLookResponse, collections.abc.Awaitable[dpst.v1.photo_style_pb2.ExportLookResponse]]:
         """Turns a solved look into 3-D lookup tables (.cube) for other programs, with their fit error."""
+
+    @abc.abstractmethod
+    def UploadImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[dpst.v1.uploads_pb2.UploadImageRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[dpst.v1.uploads_pb2.UploadImageResponse, collections.abc.Awaitable[dpst.v1.uploads_pb2.UploadImageResponse]]:
+        """Keeps a file for Image.ref, which is the SHA-256 of its bytes: for photos that are used again, and for those that
+        exceed what a network between lets through in one message.
+        """
+
+    @abc.abstractmethod
+    def DownloadImage(
+        self,
+        request: dpst.v1.uploads_pb2.DownloadImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[dpst.v1.uploads_pb2.DownloadImageResponse], collections.abc.AsyncIterator[dpst.v1.uploads_pb2.DownloadImageResponse]]:
+        """Gives a kept file in pieces."""
 
 def add_PhotoStyleServicer_to_server(servicer: PhotoStyleServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
