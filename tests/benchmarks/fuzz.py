@@ -29,6 +29,7 @@ from dpst.v1 import (
     segmentation_pb2,
     stylizer_pb2,
     stylizer_pb2_grpc,
+    uploads_pb2,
 )
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -49,11 +50,11 @@ _PARAMS = params_pb2.TransferParams(solve_edge_px=64, max_evaluations=1, preview
 
 @dataclass(frozen=True)
 class Attack:
-    """A method of a process, and a valid request of it."""
+    """A method of a process, and a valid request of it; ``kind`` is the channel's method."""
 
     process: str
     method: str
-    streams: bool
+    kind: str
     request: Message
 
 
@@ -76,34 +77,45 @@ async def attacks(found: Cluster) -> list[Attack]:
     )
     look, photo = done.look, content
     return [
-        Attack("segmentation", "Segmentation/Segment", False, segment),
-        Attack("stylizer-0", "Stylizer/Stylize", True, stylize),
-        Attack("stylizer-0", "Stylizer/Stylize", True, resumed),
-        Attack("stylizer-0", "Stylizer/Render", True, stylizer_pb2.RenderRequest(look=look, content=photo)),
+        Attack("segmentation", "Segmentation/Segment", "unary_unary", segment),
+        Attack("stylizer-0", "Stylizer/Stylize", "unary_stream", stylize),
+        Attack("stylizer-0", "Stylizer/Stylize", "unary_stream", resumed),
+        Attack("stylizer-0", "Stylizer/Render", "unary_stream", stylizer_pb2.RenderRequest(look=look, content=photo)),
         Attack(
             "stylizer-0",
             "Stylizer/ExportLook",
-            False,
+            "unary_unary",
             stylizer_pb2.StylizerExportLookRequest(look=look, content=photo, points=17),
         ),
-        Attack("gateway", "PhotoStyle/Transfer", False, photo_style_pb2.TransferRequest(transfer=transfer)),
-        Attack("gateway", "PhotoStyle/TransferStream", True, photo_style_pb2.TransferStreamRequest(transfer=transfer)),
-        Attack("gateway", "PhotoStyle/RenderLook", True, photo_style_pb2.RenderLookRequest(look=look, content=photo)),
+        Attack("gateway", "PhotoStyle/Transfer", "unary_unary", photo_style_pb2.TransferRequest(transfer=transfer)),
+        Attack(
+            "gateway",
+            "PhotoStyle/TransferStream",
+            "unary_stream",
+            photo_style_pb2.TransferStreamRequest(transfer=transfer),
+        ),
+        Attack(
+            "gateway",
+            "PhotoStyle/RenderLook",
+            "unary_stream",
+            photo_style_pb2.RenderLookRequest(look=look, content=photo),
+        ),
         Attack(
             "gateway",
             "PhotoStyle/ExportLook",
-            False,
+            "unary_unary",
             photo_style_pb2.ExportLookRequest(look=look, content=photo, points=17),
         ),
+        Attack("gateway", "PhotoStyle/UploadImage", "stream_unary", uploads_pb2.UploadImageRequest(data=photo.data)),
+        Attack("gateway", "PhotoStyle/DownloadImage", "unary_stream", uploads_pb2.DownloadImageRequest(ref="ab" * 32)),
     ]
 
 
 def mutated(request: Message, chance: random.Random) -> bytes:
     """Bytes of a changed request: one of its own byte fields is changed, or its serialised form."""
-    if chance.random() < 0.7:
-        changed = type(request)()
-        changed.CopyFrom(request)
-        fields = list(_byte_fields(changed))
+    changed = type(request)()
+    changed.CopyFrom(request)
+    if chance.random() < 0.7 and (fields := _byte_fields(changed)):
         owner, name = chance.choice(fields)
         setattr(owner, name, _damaged(getattr(owner, name), chance))
         if chance.random() < 0.3:
@@ -167,11 +179,13 @@ async def fuzzed(found: Cluster, count: int, seed: int, findings: Path) -> Count
             channel, method = channels[attack.process], f"/dpst.v1.{attack.method}"
             code = grpc.StatusCode.OK
             try:
-                if attack.streams:
-                    async for _ in channel.unary_stream(method)(data, timeout=_DEADLINE_SECONDS):
+                callable_ = getattr(channel, attack.kind)(method)
+                call = callable_(iter([data]) if attack.kind == "stream_unary" else data, timeout=_DEADLINE_SECONDS)
+                if attack.kind == "unary_stream":
+                    async for _ in call:
                         pass
                 else:
-                    await channel.unary_unary(method)(data, timeout=_DEADLINE_SECONDS)
+                    await call
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 if code in _OURS:
