@@ -17,11 +17,12 @@ import hmac
 import secrets
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.common.watched_files import WatchedFiles
 
 __all__ = ["Key", "KeyFile", "KeyFileError", "new_key"]
 
@@ -48,20 +49,15 @@ class _File(BaseModel):
     keys: tuple[Key, ...] = ()
 
 
-@dataclass
 class KeyFile:
     """The keys of a file, read again when it has changed; a file that is broken then leaves the keys as they were.
 
     Raises KeyFileError if it cannot be read at first.
     """
 
-    path: Path
-    _keys: Sequence[Key] = field(init=False, default=())
-    _read: tuple[int, int] = field(init=False, default=(0, 0))
-
-    def __post_init__(self) -> None:
-        self._read = self._stamp()
-        self._keys = _read(self.path)
+    def __init__(self, path: Path) -> None:
+        self._path, self._watched = path, WatchedFiles(path)
+        self._keys = _read(path)
 
     def find(self, token: str) -> Key | None:
         """The key that ``token`` is, None if it is none; takes as long for one as for the other."""
@@ -74,22 +70,13 @@ class KeyFile:
         return found
 
     def _refresh(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._read:
+        if not self._watched.changed():
             return
-        self._read = stamp
         try:
-            self._keys = _read(self.path)
+            self._keys = _read(self._path)
             _log.info("API keys were read again", keys=len(self._keys))
         except KeyFileError as error:
             _log.error("API keys stay as they were", reason=str(error))
-
-    def _stamp(self) -> tuple[int, int]:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return (0, 0)
-        return status.st_mtime_ns, status.st_ino
 
 
 def _read(path: Path) -> Sequence[Key]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import structlog
 
 from services.common.config import ProcessSettings
+from services.common.watched_files import WatchedFiles
 
 __all__ = ["ChannelCertificates", "TlsError", "server_credentials"]
 
@@ -24,35 +24,27 @@ class _Files:
     """Contents of some files that may be exchanged. Raises TlsError if one cannot be read at first."""
 
     def __init__(self, *paths: Path) -> None:
-        self._paths = paths
-        self._stamps = self._now()
-        self.contents = self._read()
+        self._watched = WatchedFiles(*paths)
+        self.contents = _contents(paths)
 
     def exchanged(self) -> bool:
         """Whether ``contents`` are new ones; files that cannot be read leave them as they were."""
+        if not self._watched.changed():
+            return False
         try:
-            now = self._now()
-            if now == self._stamps:
-                return False
-            self._stamps = now
-            self.contents = self._read()
+            self.contents = _contents(self._watched.paths)
         except TlsError as error:
             _log.error("certificates stay as they were", reason=str(error))
             return False
         _log.info("certificates were read again")
         return True
 
-    def _now(self) -> list[tuple[int, int]]:
-        return [(status.st_mtime_ns, status.st_ino) for status in self._each(Path.stat)]
 
-    def _read(self) -> list[bytes]:
-        return self._each(Path.read_bytes)
-
-    def _each(self, of: Callable[[Path], Any]) -> list[Any]:
-        try:
-            return [of(path) for path in self._paths]
-        except OSError as error:
-            raise TlsError(f"{error.filename}: cannot be read ({error.strerror})") from error
+def _contents(paths: Iterable[Path]) -> list[bytes]:
+    try:
+        return [path.read_bytes() for path in paths]
+    except OSError as error:
+        raise TlsError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def server_credentials(settings: ProcessSettings) -> grpc.ServerCredentials | None:

@@ -7,8 +7,9 @@ out: it is many times larger than the point, and a few evaluations find it again
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -133,7 +134,7 @@ class Checkpoint:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Journal:
     """Where a solve starts, and who keeps its checkpoints.
 
@@ -148,3 +149,11 @@ class Journal:
     resume: Checkpoint | None = None
     keep: Callable[[Checkpoint], None] | None = None
     every_seconds: float = 0.0
+    _kept: float = field(init=False, default_factory=time.monotonic)
+
+    def write(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Have a checkpoint kept, unless the last one is younger than ``every_seconds``; then none is made."""
+        now = time.monotonic()
+        if self.keep is not None and now - self._kept >= self.every_seconds:
+            self._kept = now
+            self.keep(checkpoint())

@@ -64,7 +64,7 @@ class PaperRuns:
         self._objective, self._total, self._budget = objective, evaluations, time_budget_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
         self._journal = journal or Journal()
-        self._began = self._kept = time.monotonic()
+        self._began = time.monotonic()
         self._planned = 0  # evaluations of the runs so far and of this one
         self._at = -1
         self.evaluations, self.stopped_by = 0, "max_evaluations"
@@ -117,7 +117,8 @@ class PaperRuns:
             if losses.total < lowest:
                 lowest, best_point, self.best = losses.total, point, losses
             self._report(losses, point, left)
-            self._keep(evaluations - left, best_point)
+            done = evaluations - left
+            self._journal.write(lambda: self._checkpoint(done, best_point))
             return total.detach()
 
         while left:
@@ -132,14 +133,10 @@ class PaperRuns:
                 x.data.copy_(best_point)
         return best_point
 
-    def _keep(self, done: int, best: Tensor) -> None:
-        now, journal = time.monotonic(), self._journal
-        if journal.keep is None or now - self._kept < journal.every_seconds:
-            return
-        self._kept = now
-        elapsed, spent = now - self._began, self.evaluations * max(best.shape) ** 2
+    def _checkpoint(self, done: int, best: Tensor) -> Checkpoint:
+        elapsed, spent = time.monotonic() - self._began, self.evaluations * max(best.shape) ** 2
         counts = (self._at, done, self.evaluations, spent, elapsed)
-        journal.keep(Checkpoint(journal.key, *counts, self.first, self.best, torch.zeros(0), best))
+        return Checkpoint(self._journal.key, *counts, self.first, self.best, torch.zeros(0), best)
 
     def _is_late(self) -> bool:
         """Whether another evaluation would end after this run's share of the time budget."""

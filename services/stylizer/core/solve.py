@@ -172,7 +172,7 @@ class _Run:
         self._done = 0  # of the planned work; what a level leaves over is done too
         self._path = Path(0)
         self._journal = journal
-        self._began = self._kept = time.monotonic()
+        self._began = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
         if (resume := journal.resume) is not None:
             self._began -= resume.elapsed_seconds
@@ -222,7 +222,8 @@ class _Run:
             if self._budget:
                 left = min(left, max(self._budget - elapsed, 0.0))
             self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: problem.picture(point)))
-            self._keep(at, done_before + len(bests), lambda: problem.state(best))
+            done = done_before + len(bests)
+            self._journal.write(lambda: self._checkpoint(at, done, problem.state(best)))
             return total.detach()
 
         optimiser = torch.optim.LBFGS(
@@ -252,26 +253,10 @@ class _Run:
             return 0
         return resume.done if at == resume.level else level.evaluations
 
-    def _keep(self, at: int, done: int, best: Callable[[], State]) -> None:
-        now = time.monotonic()
-        if self._journal.keep is None or now - self._kept < self._journal.every_seconds:
-            return
-        self._kept = now
-        state = best()
-        self._journal.keep(
-            Checkpoint(
-                self._journal.key,
-                at,
-                done,
-                self.evaluations,
-                self.spent,
-                now - self._began,
-                self.first,
-                self.best,
-                state.grid,
-                state.change,
-            )
-        )
+    def _checkpoint(self, at: int, done: int, best: State) -> Checkpoint:
+        elapsed = time.monotonic() - self._began
+        counts = (at, done, self.evaluations, self.spent, elapsed)
+        return Checkpoint(self._journal.key, *counts, self.first, self.best, best.grid, best.change)
 
     def _check_limits(self, level: Level, done: int, bests: Sequence[float]) -> None:
         if self._budget and self.evaluations:
