@@ -1,0 +1,86 @@
+"""The Dockerfile, its ignore file, and the compose file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.common.config import (
+    GatewaySettings,
+    ProcessSettings,
+    SegmentationSettings,
+    StylizerSettings,
+    unknown_settings,
+)
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "deploy" / "docker"
+PROCESSES: dict[str, tuple[type[ProcessSettings], str]] = {
+    "gateway": (GatewaySettings, "gateway"),
+    "segmentation": (SegmentationSettings, "services.segmentation"),
+    "stylizer": (StylizerSettings, "services.stylizer"),
+}
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+
+
+def stage(name: str) -> str:
+    """Instructions of a stage, continued lines joined, comments left out."""
+    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
+    (found,) = [part for part in re.split(r"^(?=FROM )", text, flags=re.MULTILINE) if f" AS {name}\n" in part]
+    return found
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_target_runs_its_process_as_nobody(name: str) -> None:
+    kind, module = PROCESSES[name]
+    assert f'CMD ["{module}"]' in stage(name)
+    assert (ROOT / module.replace(".", "/") / "__main__.py").exists()
+    ports = {int(port) for port in re.findall(r"EXPOSE (.*)", stage(name))[0].split()}
+    assert ports == {kind.model_fields["port"].default, kind.model_fields["http_port"].default}
+    assert "USER 65532:65532" in stage("process")
+    assert stage(name).startswith("FROM process ")
+
+
+def test_everything_that_is_copied_is_let_in() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+        for source in line.split()[:-1]:
+            path = source.replace("${KIND}", "cpu")
+            assert (ROOT / path).exists(), source
+            assert any(path == each or path.startswith(f"{each}/") for each in let_in), f"{path} is ignored"
+
+
+def test_variables_are_settings() -> None:
+    variables = dict(pair.split("=", 1) for pair in re.findall(r"DPST_\w+=\S+", stage("process")))
+    assert not unknown_settings(variables)
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for name, (kind, _) in PROCESSES.items():
+        given = compose["services"][name]["environment"]
+        assert not unknown_settings(given)
+        assert {variable.removeprefix("DPST_").lower() for variable in given} <= kind.model_fields.keys()
+
+
+def test_compose_locks_processes_up() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for name in PROCESSES:
+        service = compose["services"][name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["build"]["target"] == name
+        for volume in service["volumes"]:
+            assert volume.split(":")[0] in compose["volumes"]
+    gateway = compose["services"]["gateway"]["environment"]
+    for variable in ("DPST_SEGMENTATION_ADDRESS", "DPST_STYLIZER_ADDRESS"):
+        service, port = gateway[variable].removeprefix("dns:///").split(":")
+        assert int(port) == PROCESSES[service][0].model_fields["port"].default
+
+
+def test_prometheus_asks_every_process() -> None:
+    scraped = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["scrape_configs"][0]["static_configs"][0]
+    wanted = {f"{name}:{kind.model_fields['http_port'].default}" for name, (kind, _) in PROCESSES.items()}
+    assert set(scraped["targets"]) == wanted
