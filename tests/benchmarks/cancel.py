@@ -50,7 +50,8 @@ async def _slot_seconds(found: Cluster, jobs: int) -> list[tuple[float, float]]:
         for job in range(jobs):
             first = stub.Stylize(request)
             evaluation = await _evaluation_seconds(aiter(first))
-            second = aiter(stub.Stylize(request))
+            waiting = stub.Stylize(request)
+            second = aiter(waiting)
             while not (await anext(second)).HasField("queued"):
                 pass
             await asyncio.sleep(0.5 + 0.37 * (job % 7) * evaluation)
@@ -60,7 +61,7 @@ async def _slot_seconds(found: Cluster, jobs: int) -> list[tuple[float, float]]:
                 if event.HasField("stage"):
                     break
             rows.append((time.monotonic() - began, evaluation))
-            await second.aclose()  # type: ignore[attr-defined]
+            waiting.cancel()
             await _idle(stub, request)
     return rows
 
