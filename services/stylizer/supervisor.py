@@ -86,9 +86,16 @@ class Supervisor:
         self._ended: dict[int, int] = dict.fromkeys(range(settings.workers), 0)
         self._stopping = False
         self._forecast = Forecast()
-        metrics.device_memory_bytes.labels("workers_resident").set_function(
-            lambda: sum(worker.memory_bytes for worker in self._workers.values())
-        )
+        kinds: dict[str, Callable[[WorkerProcess], int]] = {
+            "workers_resident": lambda worker: worker.memory_bytes,
+            "card_allocated": lambda worker: worker.card_bytes[0],
+            "card_reserved": lambda worker: worker.card_bytes[1],
+        }
+        for kind, size in kinds.items():
+            metrics.device_memory_bytes.labels(kind).set_function(functools.partial(self._summed, size))
+
+    def _summed(self, size: Callable[[WorkerProcess], int]) -> int:
+        return sum(size(worker) for worker in self._workers.values())
 
     @property
     def network(self) -> NetworkInfo | None:

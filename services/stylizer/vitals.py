@@ -13,6 +13,13 @@ class Vitals(ctypes.Structure):
     Attributes:
         beat: when the main thread was last seen.
         moved: when the job that is silent for longest last asked whether it should stop; as ``beat`` without a job.
+        card_allocated: bytes of tensors on the card; 0 without one.
+        card_reserved: bytes that PyTorch holds of the card, what it keeps for the next job included.
     """
 
-    _fields_ = (("beat", ctypes.c_double), ("moved", ctypes.c_double))
+    _fields_ = (
+        ("beat", ctypes.c_double),
+        ("moved", ctypes.c_double),
+        ("card_allocated", ctypes.c_uint64),
+        ("card_reserved", ctypes.c_uint64),
+    )

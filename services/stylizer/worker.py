@@ -104,6 +104,13 @@ class _Worker:
         self.emit(number, Ended())
 
 
+def card_bytes() -> tuple[int, int]:
+    """Bytes of tensors on this process's card, and bytes that PyTorch holds of it; zeros where none is in use."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return 0, 0
+    return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+
+
 def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals: Vitals) -> None:
     """Run jobs until the pipe closes or says so.
 
@@ -128,6 +135,7 @@ def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals
     worker.emit(0, Ready(network.info))
     while True:
         vitals.beat, vitals.moved = time.monotonic(), worker.moved
+        vitals.card_allocated, vitals.card_reserved = card_bytes()
         if not pipe.poll(_BEAT_SECONDS):
             continue
         try:

@@ -108,6 +108,11 @@ class WorkerProcess:
         return self._process.pid or 0
 
     @property
+    def card_bytes(self) -> tuple[int, int]:
+        """Allocated and reserved on its card when it was last looked at; zeros without a card."""
+        return self._vitals.card_allocated, self._vitals.card_reserved
+
+    @property
     def jobs(self) -> int:
         """How many it has."""
         return len(self._jobs)

@@ -352,6 +352,8 @@ async def test_metrics_move(stub: Stub, stylizer: Stylizer) -> None:
     assert after["dpst_inflight"] == 0
     assert after["dpst_queue_depth"] == 0
     assert any(name.startswith("dpst_model_info") and "vgg19-student" in name for name in after)
+    assert after['dpst_device_memory_bytes{kind="workers_resident"}'] > 1 << 27
+    assert after['dpst_device_memory_bytes{kind="card_allocated"}'] == 0, "it computes without a card"
 
 
 async def test_health_answers_while_a_solve_runs(stub: Stub, stylizer: Stylizer) -> None:
