@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.common.config import (
-    GatewaySettings,
-    ProcessSettings,
-    SegmentationSettings,
-    StylizerSettings,
-    unknown_settings,
-)
+from services.common.config import unknown_settings
+from tests.deploy.processes import PROCESSES
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
-PROCESSES: dict[str, tuple[type[ProcessSettings], str]] = {
-    "gateway": (GatewaySettings, "gateway"),
-    "segmentation": (SegmentationSettings, "services.segmentation"),
-    "stylizer": (StylizerSettings, "services.stylizer"),
-}
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 
 
@@ -35,11 +25,11 @@ def stage(name: str) -> str:
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_target_runs_its_process_as_nobody(name: str) -> None:
-    kind, module = PROCESSES[name]
-    assert f'CMD ["{module}"]' in stage(name)
-    assert (ROOT / module.replace(".", "/") / "__main__.py").exists()
+    process = PROCESSES[name]
+    assert f'CMD ["{process.module}"]' in stage(name)
+    assert (ROOT / process.module.replace(".", "/") / "__main__.py").exists()
     ports = {int(port) for port in re.findall(r"EXPOSE (.*)", stage(name))[0].split()}
-    assert ports == {kind.model_fields["port"].default, kind.model_fields["http_port"].default}
+    assert ports == {process.default("port"), process.default("http_port")}
     assert "USER 65532:65532" in stage("process")
     assert stage(name).startswith("FROM process ")
 
@@ -59,10 +49,10 @@ def test_variables_are_settings() -> None:
     variables = dict(pair.split("=", 1) for pair in re.findall(r"DPST_\w+=\S+", stage("process")))
     assert not unknown_settings(variables)
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-    for name, (kind, _) in PROCESSES.items():
+    for name, process in PROCESSES.items():
         given = compose["services"][name]["environment"]
         assert not unknown_settings(given)
-        assert {variable.removeprefix("DPST_").lower() for variable in given} <= kind.model_fields.keys()
+        assert {variable.removeprefix("DPST_").lower() for variable in given} <= process.settings.model_fields.keys()
 
 
 def test_compose_locks_processes_up() -> None:
@@ -77,10 +67,10 @@ def test_compose_locks_processes_up() -> None:
     gateway = compose["services"]["gateway"]["environment"]
     for variable in ("DPST_SEGMENTATION_ADDRESS", "DPST_STYLIZER_ADDRESS"):
         service, port = gateway[variable].removeprefix("dns:///").split(":")
-        assert int(port) == PROCESSES[service][0].model_fields["port"].default
+        assert int(port) == PROCESSES[service].default("port")
 
 
 def test_prometheus_asks_every_process() -> None:
     scraped = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["scrape_configs"][0]["static_configs"][0]
-    wanted = {f"{name}:{kind.model_fields['http_port'].default}" for name, (kind, _) in PROCESSES.items()}
+    wanted = {f"{name}:{process.default('http_port')}" for name, process in PROCESSES.items()}
     assert set(scraped["targets"]) == wanted

@@ -17,24 +17,15 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from services.common.config import (
-    GatewaySettings,
-    ProcessSettings,
-    SegmentationSettings,
-    StylizerSettings,
-    unknown_settings,
-)
+from services.common.config import unknown_settings
 from services.common.metrics import Metrics
+from tests.deploy.processes import PROCESSES
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
-PROCESSES: dict[str, tuple[type[ProcessSettings], str]] = {
-    "dpst-gateway": (GatewaySettings, "dpst.v1.PhotoStyle"),
-    "dpst-segmentation": (SegmentationSettings, "dpst.v1.Segmentation"),
-    "dpst-stylizer": (StylizerSettings, "dpst.v1.Stylizer"),
-}
+DEPLOYMENTS = {f"dpst-{name}": process for name, process in PROCESSES.items()}
 # Of other projects: what is used of their resources is checked by the tests below.
 FOREIGN = {"Certificate", "ServiceMonitor"}
 
@@ -102,19 +93,21 @@ def test_valid(manifests: list[Manifest]) -> None:
 
 
 def test_variables_are_settings(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {name for name, _, _ in containers(manifests)} == PROCESSES.keys()
+    assert {name for name, _, _ in containers(manifests)} == DEPLOYMENTS.keys()
     for name, pod, container in containers(manifests):
         variables = environment(container)
         assert not unknown_settings(variables)
-        kind, service = PROCESSES[name]
+        process = DEPLOYMENTS[name]
         for variable, value in variables.items():
-            assert variable.removeprefix("DPST_").lower() in kind.model_fields, f"{variable} is no setting of {name}"
+            assert variable.removeprefix("DPST_").lower() in process.settings.model_fields, (
+                f"{variable} is no setting of {name}"
+            )
             monkeypatch.setenv(variable, value)
-        settings = kind()
+        settings = process.settings()
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert ports == {"grpc": settings.port, "http": settings.http_port, "health": settings.health_port}
         for probe in ("startupProbe", "readinessProbe"):
-            assert container[probe]["grpc"] == {"port": settings.health_port, "service": service}
+            assert container[probe]["grpc"] == {"port": settings.health_port, "service": process.service}
         assert container["livenessProbe"]["grpc"] == {"port": settings.health_port}
         assert pod["terminationGracePeriodSeconds"] > settings.drain_delay_seconds + settings.drain_seconds
         assert pod["enableServiceLinks"] is False, "the cluster's variables would be taken for settings"
