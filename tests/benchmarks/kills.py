@@ -45,6 +45,7 @@ async def _measured(kills: int, pause: float, seed: int) -> tuple[Record, Counte
                 await found.ready(name)
                 await _killed(found, name, victim)
                 done[victim] += 1
+                print(f"{victim} of {name}", flush=True)
             stop.set()
             await answers
             await found.ready("stylizer-0", "stylizer-1")
