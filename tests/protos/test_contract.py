@@ -15,13 +15,17 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SOURCES = sorted(path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos/dpst/v1").glob("*.proto"))
 
-UNARY, STREAM = False, True
+UNARY, STREAM, STREAMED = (False, False), (False, True), (True, False)
+"""Whether requests and responses stream."""
+
 RPCS = {
     (photo_style_pb2, "PhotoStyle"): {
         "Transfer": UNARY,
         "TransferStream": STREAM,
         "RenderLook": STREAM,
         "ExportLook": UNARY,
+        "UploadImage": STREAMED,
+        "DownloadImage": STREAM,
     },
     (segmentation_pb2, "Segmentation"): {"Segment": UNARY, "ListModels": UNARY},
     (stylizer_pb2, "Stylizer"): {"Stylize": STREAM, "Render": STREAM, "ExportLook": UNARY},
@@ -31,9 +35,8 @@ RPCS = {
 @pytest.mark.parametrize(("file", "service"), RPCS, ids=lambda value: value if isinstance(value, str) else "")
 def test_service_has_its_rpcs(file: object, service: str) -> None:
     found = {
-        method.name: method.server_streaming
+        method.name: (method.client_streaming, method.server_streaming)
         for method in file.DESCRIPTOR.services_by_name[service].methods  # type: ignore[attr-defined]
-        if not method.client_streaming
     }
     assert found == RPCS[file, service]  # type: ignore[index]
 

@@ -8,7 +8,7 @@ from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, progress_pb2, r
 from PIL import Image
 
 from services.common.config import StylizerSettings
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.images import ImageLimits
 from services.stylizer.core.params import PRESETS, TransferParams
 from services.stylizer.core.results import LOOK_VERSION
@@ -98,8 +98,8 @@ def test_bad_input_is_named(fields: dict[str, object], field: str) -> None:
     assert caught.value.field.startswith(field)
 
 
-def test_unknown_upload_is_not_found() -> None:
-    with pytest.raises(NotFound):
+def test_an_upload_is_for_the_gateway() -> None:
+    with pytest.raises(InvalidArgument, match=r"content\.ref: .* is for the gateway"):
         stylize_job(request(content=image_pb2.Image(ref="0" * 64)), "id", LIMITS)
 
 

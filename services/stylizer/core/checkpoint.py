@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -149,7 +149,9 @@ class Journal:
     resume: Checkpoint | None = None
     keep: Callable[[Checkpoint], None] | None = None
     every_seconds: float = 0.0
-    _kept: float = field(init=False, default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._kept = time.monotonic()
 
     def write(self, checkpoint: Callable[[], Checkpoint]) -> None:
         """Have a checkpoint kept, unless the last one is younger than ``every_seconds``; then none is made."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.stylizer.core import checkpoint as checkpoint_module
 from services.stylizer.core import solve as solve_module
 from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.errors import SolveCancelled
@@ -173,7 +174,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(solve_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        for module in (solve_module, checkpoint_module):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def level(self, edge: int, evaluations: int, floor: float = 0.0) -> Level:
         def on_value() -> None:
