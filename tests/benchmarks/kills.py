@@ -69,7 +69,7 @@ def _table(record: Record, kills: Counter[str], zombies: int) -> list[str]:
     return [
         "# Killed at random moments",
         "",
-        f"Made by `python -m tests.benchmarks.kills`. {described()}.",
+        f"Made by `python -m tests.benchmarks.kills --kills {sum(kills.values())}`. {described()}.",
         f"Two stylizers, {_CALLERS} callers that try once, 320x240 px photos, {_PARAMS['solve_edge_px']} px and "
         f"{_PARAMS['max_evaluations']} evaluations.",
         "",
