@@ -20,7 +20,7 @@ import structlog
 
 from services.common.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
-__all__ = ["BlobStore", "check_ref"]
+__all__ = ["BlobStore"]
 
 _REF: Final = re.compile(r"[0-9a-f]{64}")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -29,7 +29,7 @@ _RETRY_SECONDS: Final = 30.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def check_ref(ref: str, field: str) -> str:
+def _checked(ref: str, field: str) -> str:
     """The same. Raises InvalidArgument if it is no address."""
     if not _REF.fullmatch(ref):
         raise InvalidArgument(field, repr(ref[:80]), "must be 64 digits of 0-9a-f, the SHA-256 of a file")
@@ -44,7 +44,7 @@ class BlobStore:
 
     Args:
         folder: made when it is needed; None = a temporary one, gone with ``close``.
-        max_bytes: of all files; a file that is being written counts.
+        max_bytes: of all files that are there as a whole.
         keep_seconds: how long a file stays that nobody asks for.
         max_file_bytes: largest file.
     """
@@ -68,7 +68,7 @@ class BlobStore:
             Unavailable: the disk fails.
         """
         if expected is not None:
-            check_ref(expected, "sha256")
+            _checked(expected, "sha256")
         path = self._incoming / uuid.uuid4().hex
         try:
             with await asyncio.to_thread(self._new, path) as file:
@@ -84,7 +84,6 @@ class BlobStore:
 
     def _new(self, path: Path) -> BinaryIO:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._make_room()
         return path.open("xb")
 
     async def _written(
@@ -94,7 +93,8 @@ class BlobStore:
         async for piece in pieces:
             size += len(piece)
             if size > self._max_file_bytes:
-                raise InvalidArgument("data", f"more than {self._max_file_bytes} bytes", "is the most that is accepted")
+                limit = f"{self._max_file_bytes} bytes"
+                raise InvalidArgument("data", f"more than {limit}", f"must have at most {limit}")
             await asyncio.to_thread(_append, file, digest, piece)
         if not size:
             raise InvalidArgument("data", "nothing", "an encoded image file is required")
@@ -112,31 +112,26 @@ class BlobStore:
         path.replace(place)
         self._make_room(keep=place)
 
-    def open(self, ref: str, field: str) -> BinaryIO:
-        """A file, for reading. Blocks.
+    async def read(self, ref: str, field: str) -> bytes:
+        """All bytes of a file.
 
         Raises:
             InvalidArgument: ``ref`` is no address.
             NotFound: it was never there, or is there no more.
+            Unavailable: its bytes have another address by now.
         """
-        place = self._place(check_ref(ref, field))
-        try:
-            file = place.open("rb")
-        except FileNotFoundError:
-            raise NotFound(f"{field}: {ref} is not here, or is here no more; upload the file again") from None
-        with suppress(FileNotFoundError):  # another process has just made room with it; it stays readable
-            os.utime(place)
-        return file
-
-    async def read(self, ref: str, field: str) -> bytes:
-        """All bytes of a file. Raises as ``open``; Unavailable if they have another address by now."""
         return await asyncio.to_thread(self._read, ref, field)
 
     def _read(self, ref: str, field: str) -> bytes:
-        with self.open(ref, field) as file:
-            found = file.read()
+        place = self._place(_checked(ref, field))
+        try:
+            found = place.read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"{field}: {ref} is not here, or is here no more; upload the file again") from None
+        with suppress(FileNotFoundError):  # another process has just made room with it
+            os.utime(place)
         if hashlib.sha256(found).hexdigest() != ref:
-            self._place(ref).unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             _log.error("a stored file was damaged and is removed", ref=ref)
             raise Unavailable(f"{field}: the stored bytes of {ref} were damaged; upload the file again", _RETRY_SECONDS)
         return found
