@@ -21,7 +21,7 @@ def ensure_kernel_cache() -> None:
     with a read-only root, they go to a temporary folder that lives as long as this process; NUMBA_CACHE_DIR names one
     that lives longer. Raises SystemExit if nothing can be written at all.
     """
-    if _VARIABLE in os.environ or _can_write(_PACKAGE) or _can_write(Path.home() / ".cache" / "numba"):
+    if _VARIABLE in os.environ or _can_write(_PACKAGE) or _can_write(Path("~/.cache/numba")):
         return
     try:
         folder = tempfile.mkdtemp(prefix="dpst-kernels-")
@@ -36,8 +36,9 @@ def ensure_kernel_cache() -> None:
 
 def _can_write(folder: Path) -> bool:
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
-    except OSError:
+    except (OSError, RuntimeError):  # the latter of a user who has no home at all
         return False

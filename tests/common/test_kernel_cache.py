@@ -39,6 +39,12 @@ def test_numbas_own_places_come_first(nowhere: Path, monkeypatch: pytest.MonkeyP
     assert "NUMBA_CACHE_DIR" not in os.environ
 
 
+def test_a_user_without_any_home(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user that nobody knows
+    ensure_kernel_cache()
+    assert Path(os.environ["NUMBA_CACHE_DIR"]).parent == nowhere
+
+
 def test_no_folder_at_all_is_explained(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(nowhere / "file"))
     with pytest.raises(SystemExit, match="TMPDIR or NUMBA_CACHE_DIR"):
