@@ -47,9 +47,11 @@ def built(folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.fixture(params=[*OVERLAYS, *(f"cpu with {name}" for name in COMPONENTS), "gpu with everything"])
-def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[Manifest]:
-    """Each overlay, each component on one of them, and all of them at once."""
+@pytest.fixture(
+    scope="session", params=[*OVERLAYS, *(f"cpu with {name}" for name in COMPONENTS), "gpu with everything"]
+)
+def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """Each overlay, each component on one of them, and all of them at once; built once, and only read."""
     overlay, _, component = request.param.partition(" with ")
     if not component:
         return built(KUBERNETES / "overlays" / overlay)
@@ -61,9 +63,10 @@ def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[Manifest]:
         "resources": [str(Path("overlays") / overlay)],
         "components": [str(Path("components") / name) for name in chosen],
     }
-    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
-    (tmp_path / "kubernetes" / "kustomization.yaml").write_text(yaml.safe_dump(text))
-    return built(tmp_path / "kubernetes")
+    folder = tmp_path_factory.mktemp("deploy") / "kubernetes"
+    shutil.copytree(KUBERNETES, folder)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    return built(folder)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> Iterator[tuple[str, Manifest]]:
