@@ -32,19 +32,21 @@ class Optimiser:
     """
 
     def __init__(self, network: SceneNetwork, hints: nn.Module) -> None:
-        named = {name: each for name, each in network.named_parameters() if each.requires_grad}
-        self._kernels = [each for name, each in named.items() if each.ndim == 4 and not name.startswith("head.")]
-        self._matrices = [nn.Parameter(_matrix(each.detach())) for each in self._kernels]
-        self._network = [*named.values()]
-        trunk = {id(each) for name, each in named.items() if name.startswith("convs.")}
+        self._network = [each for each in network.parameters() if each.requires_grad]
+        self._kernels: list[nn.Parameter] = []
+        self._matrices: list[nn.Parameter] = []
         matrices: list[list[Tensor]] = [[], []]
-        for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
-            matrices[id(kernel) in trunk].append(matrix)
-        taken = {id(each) for each in self._kernels}
         others: list[list[Tensor]] = [[*hints.parameters()], []]
-        for each in named.values():
-            if id(each) not in taken:
-                others[id(each) in trunk].append(each)
+        for name, each in network.named_parameters():
+            is_of_trunk = name.startswith("convs.")
+            if not each.requires_grad:
+                continue
+            if each.ndim == 4 and not name.startswith("head."):
+                self._kernels.append(each)
+                self._matrices.append(nn.Parameter(_matrix(each.detach())))
+                matrices[is_of_trunk].append(self._matrices[-1])
+            else:
+                others[is_of_trunk].append(each)
         shares = (1.0, _TRUNK_SHARE)
         self._muon = torch.optim.Muon(
             [{"params": each, "share": share} for each, share in zip(matrices, shares, strict=True)],
