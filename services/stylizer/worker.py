@@ -105,10 +105,13 @@ class _Worker:
 
 
 def card_bytes() -> tuple[int, int]:
-    """Bytes of tensors on this process's card, and bytes that PyTorch holds of it; zeros where none is in use."""
+    """Bytes of this process's tensors on cards, and bytes that PyTorch holds of them; zeros where none is in use."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return 0, 0
-    return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    cards = range(
+        torch.cuda.device_count()
+    )  # the n-th worker has the n-th, which is not its current one in each thread
+    return sum(map(torch.cuda.memory_allocated, cards)), sum(map(torch.cuda.memory_reserved, cards))
 
 
 def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals: Vitals) -> None:

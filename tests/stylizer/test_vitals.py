@@ -21,8 +21,9 @@ def test_nothing_without_a_card() -> None:
 
 def test_what_pytorch_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 << 33)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5 << 33)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda card: (3 << 33) * card)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda card: (5 << 33) * card)
     vitals = get_context("spawn").RawValue(Vitals)
     vitals.card_allocated, vitals.card_reserved = card_bytes()
     assert (vitals.card_allocated, vitals.card_reserved) == (3 << 33, 5 << 33)
