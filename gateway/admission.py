@@ -14,8 +14,8 @@ from services.common.wire import image_bytes, label_map_from_message, output_for
 __all__ = ["admit", "admit_look"]
 
 
-def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None:
-    """Check a request's id, photos, label maps and output options.
+def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> PhotoInfo:
+    """Check a request's id, photos, label maps and output options; returns what the content photo's header says.
 
     Raises ``InvalidArgument`` or ``NotFound``. Reads headers and label maps, so call it off the event loop.
     """
@@ -29,6 +29,7 @@ def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None
         _check_labels(transfer.content_labels, content, "content_labels", limits)
     if transfer.HasField("style_labels"):
         _check_labels(transfer.style_labels, style, "style_labels", limits)
+    return content
 
 
 def admit_look(

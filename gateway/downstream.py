@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,12 +33,16 @@ class Deadline:
 
         Raises ``DeadlineExceeded`` if nothing remains.
         """
-        if self.seconds is None:
-            return at_most_seconds
-        remaining = self.seconds - (time.monotonic() - self._start) - _MARGIN_SECONDS
+        remaining = self.remaining()
         if remaining <= 0:
             raise DeadlineExceeded("the deadline passed before the work could go on")
         return min(remaining, at_most_seconds)
+
+    def remaining(self) -> float:
+        """Seconds that remain less that margin; infinite if there is no deadline."""
+        if self.seconds is None:
+            return math.inf
+        return self.seconds - (time.monotonic() - self._start) - _MARGIN_SECONDS
 
 
 def explained(service: str, timeout_seconds: float, error: grpc.aio.AioRpcError) -> Exception:

@@ -17,12 +17,11 @@ from gateway.admission import admit
 from gateway.downstream import Deadline, explained, is_for_another_replica
 from gateway.fetch import Fetcher
 from gateway.label_notes import label_notes
-from gateway.overload import Gate
 from gateway.regions import Regions, find_regions
+from gateway.room import Room
 from services.common.config import GatewaySettings
 from services.common.logs import bind_request_id, current_request_id
 from services.common.metrics import Metrics
-from services.common.status import retry_after_seconds
 from services.common.tracing import span
 
 if TYPE_CHECKING:  # the stubs of these classes have no code behind them
@@ -51,7 +50,7 @@ class Pipeline:
         self._stylizer = stylizer
         self._settings = settings
         self._metrics = metrics
-        self._gate = Gate(settings.max_inflight)
+        self._room = Room(stylizer, settings)
         self._fetcher = fetcher
 
     async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
@@ -63,7 +62,7 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
-        with counted(self._metrics), self._gate.entered(transfer.priority, deadline.seconds):
+        with counted(self._metrics), self._room.entered():
             async with aclosing(self._events(transfer, deadline)) as events:
                 async for event in events:
                     sequence += 1
@@ -80,7 +79,8 @@ class Pipeline:
         await asyncio.gather(
             self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
         )
-        await asyncio.to_thread(admit, transfer, self._settings)
+        photo = await asyncio.to_thread(admit, transfer, self._settings)
+        await self._room.check(transfer, photo, deadline)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))
         started = time.perf_counter()
@@ -91,6 +91,7 @@ class Pipeline:
         if content.model or style.model:
             _describe(ours, content, style)
             ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))
+            self._room.segmented(ours.stages[-1].seconds)
         request = stylizer_pb2.StylizeRequest(
             content=transfer.content,
             style=transfer.style,
@@ -125,8 +126,6 @@ class Pipeline:
                 if tries_left and not begun and is_for_another_replica(error):
                     _log.warning("another replica is asked", code=error.code().name, details=error.details())
                     continue
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    self._gate.refused(request.priority, deadline.seconds, retry_after_seconds(error))
                 raise explained("stylizer", timeout, error) from error
             finally:
                 call.cancel()  # ends the solve if our caller has gone; no effect on a finished call

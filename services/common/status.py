@@ -18,7 +18,7 @@ from services.common import errors
 from services.common.calls import ServerCall
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 
-__all__ = ["field_violation", "is_answer", "mapped_errors", "retry_after_seconds", "retryable", "status_metadata"]
+__all__ = ["field_violation", "is_answer", "mapped_errors", "retryable", "status_metadata"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -97,11 +97,6 @@ def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | er
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)
-
-
-def retry_after_seconds(error: grpc.aio.AioRpcError) -> float:
-    """When the process behind ``error`` asks to be tried again; 0 if it did not say so."""
-    return int(_trailing(error, _PUSHBACK_KEY) or 0) / 1000
 
 
 def is_answer(error: grpc.aio.AioRpcError) -> bool:

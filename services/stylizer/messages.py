@@ -9,7 +9,7 @@ from typing import Any
 from dpst.v1 import labels_pb2, look_pb2, params_pb2, progress_pb2, report_pb2, stylizer_pb2
 
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.common.images import ImageLimits, PhotoInfo, open_photo
+from services.common.images import ImageLimits, OutputFormat, PhotoInfo, open_photo
 from services.common.label_maps import LabelMap, check_matches_photo
 from services.common.wire import (
     image_bytes,
@@ -39,6 +39,7 @@ from services.stylizer.jobs import (
 from services.stylizer.slots import Priority
 
 __all__ = [
+    "expected_job",
     "export_job",
     "export_response",
     "params_from_message",
@@ -126,6 +127,17 @@ def stylize_job(request: stylizer_pb2.StylizeRequest, request_id: str, limits: I
     checkpoint = _checkpoint_bytes(request.checkpoint) if request.HasField("checkpoint") else b""
     photos, labels = (files["content"], files["style"]), (maps["content"], maps["style"])
     return StylizeJob(request_id, *photos, *labels, params, output, pixels, checkpoint)
+
+
+def expected_job(request: stylizer_pb2.CheckRoomRequest, request_id: str) -> StylizeJob:
+    """A job of which only size and parameters are known yet.
+
+    Raises:
+        InvalidArgument: naming the field, the value and the limit.
+    """
+    pixels = request.width_px * request.height_px
+    params = params_from_message(request.params)
+    return StylizeJob(request_id, b"", b"", None, None, params, OutputFormat(), pixels)
 
 
 def priority(number: params_pb2.Priority.ValueType) -> Priority:

@@ -20,6 +20,7 @@ from services.common.tracing import Stages
 from services.common.wire import image_info_message, picture_chunks
 from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Queued, Rendered, StageBegan, WorkerEvent
 from services.stylizer.messages import (
+    expected_job,
     export_job,
     export_response,
     priority,
@@ -73,6 +74,16 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
     async def stop(self) -> None:
         """End the worker."""
         await self._supervisor.stop()
+
+    async def CheckRoom(
+        self, request: stylizer_pb2.CheckRoomRequest, context: _Context
+    ) -> stylizer_pb2.CheckRoomResponse:
+        """See the proto."""
+        job = expected_job(request, current_request_id())
+        self._check_features(job.params.features)
+        deadline = time.monotonic() + request.remaining_seconds if request.HasField("remaining_seconds") else None
+        self._supervisor.expect(job, Terms(priority(request.priority), deadline, request.best_effort))
+        return stylizer_pb2.CheckRoomResponse()
 
     async def Stylize(
         self, request: stylizer_pb2.StylizeRequest, context: _Context

@@ -62,14 +62,16 @@ class Slots(Generic[_T]):
 
     def eta_seconds(self, position: int) -> float:
         """Estimated seconds until the caller at a position is served; 0 if nothing was timed yet."""
-        return position * self._job_seconds / max(1, self._busy)
+        return position * self._job_seconds / max(1, self._busy + len(self._free))
 
-    def wait_seconds(self, priority: Priority) -> float:
-        """Estimated seconds until a caller who comes now would be served; 0 if nothing was timed yet."""
-        if self._free:
-            return 0.0
+    def wait_seconds(self, priority: Priority, expected: int = 0) -> float:
+        """Estimated seconds until a caller who comes behind ``expected`` others would be served.
+
+        0 if nothing was timed yet.
+        """
         last = (_key(priority), next(self._numbers))
-        return self.eta_seconds(1 + sum(ticket.key < last for ticket in self._waiting))
+        ahead = expected + sum(ticket.key < last for ticket in self._waiting)
+        return self.eta_seconds(max(0, 1 + ahead - len(self._free)))
 
     def room(self, priority: Priority) -> int:
         """How many callers may wait before one of this priority is refused."""
@@ -77,11 +79,13 @@ class Slots(Generic[_T]):
             return self._limit - self._limit // 2
         return self._limit - self._limit // 8 if priority is Priority.NORMAL else self._limit
 
-    def check_room(self, priority: Priority) -> None:
-        """Raise ResourceExhausted if a caller of this priority would be refused now."""
-        if not self._free and priority is not Priority.AGAIN and len(self._waiting) >= self.room(priority):
+    def check_room(self, priority: Priority, expected: int = 0) -> None:
+        """Raise ResourceExhausted if a caller of this priority, behind ``expected`` others, would be refused now."""
+        waiting = len(self._waiting) + max(0, expected - len(self._free))
+        has_slot = expected < len(self._free)
+        if not has_slot and priority is not Priority.AGAIN and waiting >= self.room(priority):
             wait = self._job_seconds or _RETRY_SECONDS
-            raise ResourceExhausted(f"the queue is full: {len(self._waiting)} requests are waiting", wait)
+            raise ResourceExhausted(f"the queue is full: {waiting} requests are waiting", wait)
 
     async def acquire(self, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
         """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.

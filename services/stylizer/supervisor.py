@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,9 @@ _CAUTION = 1.2
 _LEAST_REST_SHARE = 0.1
 """Of the time until the deadline, which a solve leaves for what comes after it."""
 
+_EXPECTED_SECONDS = 5.0
+"""How long there is room for a job that was asked for: both its photos are segmented meanwhile, in half a second."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -86,6 +90,7 @@ class Supervisor:
         self._ended: dict[int, int] = dict.fromkeys(range(settings.workers), 0)
         self._stopping = False
         self._forecast = Forecast()
+        self._expected: deque[float] = deque()
         kinds: dict[str, Callable[[WorkerProcess], int]] = {
             "workers_resident": lambda worker: worker.memory_bytes,
             "card_allocated": lambda worker: worker.card_bytes[0],
@@ -131,10 +136,10 @@ class Supervisor:
             Unavailable: no worker is warm, or the second one was lost over this job.
             Exception: whatever the job failed with.
         """
-        self.check_room(terms.priority)
+        if self._expected and isinstance(job, StylizeJob):
+            self._expected.popleft()
         priority = terms.priority
-        self._check_memory(job)
-        self._check_deadline(job, terms, self._slots.wait_seconds(priority), _CAUTION)
+        self._admit(job, terms, expected=0)
         for last in (False, True):
             picture: Picture | None = None
             try:
@@ -162,8 +167,23 @@ class Supervisor:
             else:
                 return
 
-    def check_room(self, priority: Priority) -> None:
-        """See whether there is any sense in looking at a request.
+    def expect(self, job: StylizeJob, terms: Terms) -> None:
+        """Keep room for a solve that will come soon, of which photos and labels are not known yet.
+
+        Room is kept without names: the next solve that comes uses it up. A caller may be told by one replica that there
+        is room and go to another one; others do so the other way round.
+
+        Raises:
+            ResourceExhausted, DeadlineExceeded, Unavailable: as :meth:`run` would.
+        """
+        now = time.monotonic()
+        while self._expected and self._expected[0] < now:
+            self._expected.popleft()
+        self._admit(job, terms, len(self._expected))
+        self._expected.append(now + _EXPECTED_SECONDS)
+
+    def check_room(self, priority: Priority, expected: int = 0) -> None:
+        """See whether there is any sense in looking at a request that comes behind ``expected`` others.
 
         Raises:
             ResourceExhausted: the queue is full.
@@ -171,12 +191,17 @@ class Supervisor:
         """
         if self.network is None:
             raise Unavailable("the stylizer's worker is starting", _WARM_SECONDS)
-        self._slots.check_room(priority)
+        self._slots.check_room(priority, expected)
 
     async def stop(self) -> None:
         """End the workers; running jobs are cancelled."""
         self._stopping = True
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
+
+    def _admit(self, job: Job, terms: Terms, expected: int) -> None:
+        self.check_room(terms.priority, expected)
+        self._check_memory(job)
+        self._check_deadline(job, terms, self._slots.wait_seconds(terms.priority, expected), _CAUTION)
 
     def _check_memory(self, job: Job) -> None:
         network = self.network

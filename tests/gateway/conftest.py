@@ -24,12 +24,12 @@ from tests.gateway.fakes import FakeSegmentation, FakeStylizer, Script, World, s
 async def world() -> AsyncIterator[World]:
     """Build a gateway with scripted services behind it."""
     settings = GatewaySettings(host="127.0.0.1", port=0, http_port=0, max_inflight=4, max_image_bytes=2 << 20)
-    segmentation, stylizer, metrics = Script(), Script(), Metrics()
+    segmentation, stylizer, room, metrics = Script(), Script(), Script(), Metrics()
     servers = []
     addresses = []
     for add, servicer in (
         (segmentation_pb2_grpc.add_SegmentationServicer_to_server, FakeSegmentation(segmentation)),
-        (stylizer_pb2_grpc.add_StylizerServicer_to_server, FakeStylizer(stylizer)),
+        (stylizer_pb2_grpc.add_StylizerServicer_to_server, FakeStylizer(stylizer, room)),
     ):
         server, address = await started(settings, lambda server, a=add, s=servicer: a(s, server), Metrics())
         servers.append(server)
@@ -52,6 +52,7 @@ async def world() -> AsyncIterator[World]:
         yield World(
             segmentation,
             stylizer,
+            room,
             address,
             photo_style_pb2_grpc.PhotoStyleStub(channel),
             metrics,
@@ -65,3 +66,4 @@ async def world() -> AsyncIterator[World]:
     uploads.close()
     assert not segmentation.replies, "unused replies of the segmentation service"
     assert not stylizer.replies, "unused replies of the stylizer"
+    assert not room.replies, "unused replies of the stylizer about its room"

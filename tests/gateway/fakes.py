@@ -168,8 +168,15 @@ class FakeSegmentation(segmentation_pb2_grpc.SegmentationServicer):
 
 
 class FakeStylizer(stylizer_pb2_grpc.StylizerServicer):
-    def __init__(self, script: Script) -> None:
-        self._script = script
+    """Has room for all who ask, but for whom ``room`` has replies."""
+
+    def __init__(self, script: Script, room: Script) -> None:
+        self._script, self._room = script, room
+
+    async def CheckRoom(self, request, context):
+        if not self._room.replies:
+            self._room.replies.append(stylizer_pb2.CheckRoomResponse())
+        return await self._room.next(request, context)
 
     async def Stylize(self, request, context):
         for event in await self._script.next(request, context):
@@ -189,6 +196,7 @@ class World:
 
     segmentation: Script
     stylizer: Script
+    room: Script
     address: str
     stub: photo_style_pb2_grpc.PhotoStyleStub
     metrics: Metrics

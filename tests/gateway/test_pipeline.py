@@ -257,21 +257,36 @@ async def test_a_full_queue_says_when_to_try_again(world: World) -> None:
 
 
 async def test_what_a_full_queue_would_refuse_is_refused_before_it_is_segmented(world: World) -> None:
-    world.segmentation.replies = [segmented()] * 2
-    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7)] * 2
-    await refused(world, transfer(priority=params_pb2.PRIORITY_NORMAL))
-    for priority in (params_pb2.PRIORITY_UNSPECIFIED, params_pb2.PRIORITY_LOW):
-        error = await refused(world, transfer(priority=priority))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert 5000 < int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) <= 7000
-    assert len(world.segmentation.requests) == 2
-    world.segmentation.replies = [segmented()] * 2
-    world.stylizer.replies = [solved()]
-    await world.events(transfer(priority=params_pb2.PRIORITY_HIGH))
-    await asyncio.sleep(1.0)
-    world.segmentation.replies = [segmented()] * 2
-    world.stylizer.replies = [solved()]
-    await world.events(transfer())
+    world.room.replies = [errors.ResourceExhausted("queue full", 7)] * 2
+    call = world.stub.TransferStream(photo_style_pb2.TransferStreamRequest(transfer=transfer()))
+    with pytest.raises(grpc.aio.AioRpcError, match="queue full") as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "7000"
+    assert len(world.room.requests) == 2, "another replica might have had room"
+    assert not world.segmentation.requests
+
+
+async def test_the_stylizer_is_asked_for_room_with_all_that_is_known(world: World) -> None:
+    async def slow() -> object:
+        await asyncio.sleep(1)
+        return segmented()
+
+    world.segmentation.replies = [slow, segmented(), *[segmented()] * 2]
+    world.stylizer.replies = [solved()] * 3
+    params = params_pb2.TransferParams(max_evaluations=7)
+    given = transfer(
+        content=image_pb2.Image(data=photo(64, 40)), params=params, priority=params_pb2.PRIORITY_LOW, best_effort=True
+    )
+    await world.events(given, timeout=20)
+    await world.events(given, timeout=20)
+    await world.events(transfer(content_labels=labels(), style_labels=labels()))
+    first, second, third = world.room.requests
+    assert (first.params, first.width_px, first.height_px) == (params, 64, 40)
+    assert (first.priority, first.best_effort) == (params_pb2.PRIORITY_LOW, True)
+    assert 19 < first.remaining_seconds < 20
+    assert 0.9 < first.remaining_seconds - second.remaining_seconds < 1.5, "what segmentation took is missing"
+    assert not third.HasField("remaining_seconds")
 
 
 async def test_a_lost_stylizer_is_replaced_where_it_stood(world: World) -> None:
@@ -316,7 +331,6 @@ async def test_no_more_transfers_than_the_gateway_has_memory_for(world: World) -
 
 
 async def test_a_stylizer_that_is_away_is_named(world: World) -> None:
-    world.segmentation.replies = [segmented(), segmented()]
     await world.stop_stylizer()
     error = await refused(world, transfer())
     assert error.code() is grpc.StatusCode.UNAVAILABLE

@@ -28,7 +28,12 @@ RPCS = {
         "DownloadImage": STREAM,
     },
     (segmentation_pb2, "Segmentation"): {"Segment": UNARY, "ListModels": UNARY},
-    (stylizer_pb2, "Stylizer"): {"Stylize": STREAM, "Render": STREAM, "ExportLook": UNARY},
+    (stylizer_pb2, "Stylizer"): {
+        "CheckRoom": UNARY,
+        "Stylize": STREAM,
+        "Render": STREAM,
+        "ExportLook": UNARY,
+    },
 }
 
 

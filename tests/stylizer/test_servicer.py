@@ -267,6 +267,49 @@ async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: S
     busy.cancel()
 
 
+async def test_room_is_kept_for_those_who_asked_and_not_for_long(stub: Stub) -> None:
+    asked = stylizer_pb2.CheckRoomRequest(width_px=320, height_px=240, params=request().params)
+    await stub.Stylize(request()).read()
+    busy = stub.Stylize(LONG)
+    async for event in busy:
+        if event.HasField("iteration"):
+            break
+    await stub.CheckRoom(asked)
+    with pytest.raises(grpc.aio.AioRpcError, match="the queue is full: 1 requests") as caught:
+        await stub.CheckRoom(asked)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    waiting = stub.Stylize(request())
+    assert (await anext(aiter(waiting))).HasField("queued")
+    waiting.cancel()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await stub.CheckRoom(asked)
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+    with pytest.raises(grpc.aio.AioRpcError, match="the queue is full"):
+        await stub.CheckRoom(asked)
+    await asyncio.sleep(5.1)  # the one who was told that there is room never came
+    await stub.CheckRoom(asked)
+    busy.cancel()
+
+
+async def test_what_would_be_refused_is_refused_when_it_asks(stub: Stub) -> None:
+    await finished(stub, request())
+    for fields, code, says in (
+        ({"priority": 9}, grpc.StatusCode.INVALID_ARGUMENT, "priority: got 9"),
+        ({"params": {"strength": 3}}, grpc.StatusCode.INVALID_ARGUMENT, r"params\.strength: got 3"),
+        ({"params": {"features": "none-such"}}, grpc.StatusCode.NOT_FOUND, "no model 'none-such'"),
+        ({"remaining_seconds": 0.001}, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline cannot be met"),
+        ({"width_px": 60_000, "height_px": 60_000}, grpc.StatusCode.RESOURCE_EXHAUSTED, "MiB of memory"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=says) as caught:
+            await stub.CheckRoom(stylizer_pb2.CheckRoomRequest(**fields))  # type: ignore[arg-type]
+        assert caught.value.code() == code
+    await stub.CheckRoom(stylizer_pb2.CheckRoomRequest(width_px=320, height_px=240, remaining_seconds=600))
+
+
 async def test_best_effort_gives_the_best_picture_within_the_deadline(stub: Stub) -> None:
     await finished(stub, request())
     message = request(solve_edge=512, evaluations=1000)

@@ -153,6 +153,18 @@ async def test_room_is_kept_for_the_urgent() -> None:
         task.cancel()
 
 
+async def test_those_who_are_expected_count_as_waiting() -> None:
+    slots = one_slot(2)
+    slots.offer("other slot")
+    for expected in range(4):
+        slots.check_room(Priority.HIGH, expected)
+    with pytest.raises(ResourceExhausted, match="2 requests are waiting"):
+        slots.check_room(Priority.HIGH, 4)
+    await take(slots)
+    slots.release("slot", 6.0)
+    assert [slots.wait_seconds(Priority.NORMAL, expected) for expected in range(4)] == [0.0, 0.0, 3.0, 6.0]
+
+
 async def test_slots_come_and_go_with_their_workers() -> None:
     slots = one_slot(4)
     assert await take(slots) == "slot"

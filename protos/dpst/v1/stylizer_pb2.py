@@ -30,25 +30,29 @@ from dpst.v1 import progress_pb2 as dpst_dot_v1_dot_progress__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64pst/v1/stylizer.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/params.proto\x1a\x16\x64pst/v1/progress.proto\x1a\x14\x64pst/v1/report.proto\"\xd8\x02\n\x0eStylizeRequest\x12\x1f\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x1d\n\x05style\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12)\n\x0e\x63ontent_labels\x18\x03 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x0cstyle_labels\x18\x04 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.dpst.v1.TransferParams\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12\'\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x13.dpst.v1.Checkpoint\x12#\n\x08priority\x18\x08 \x01(\x0e\x32\x11.dpst.v1.Priority\x12\x13\n\x0b\x62\x65st_effort\x18\t \x01(\x08\"\x80\x02\n\x0fStylizeResponse\x12!\n\x06queued\x18\x01 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12&\n\x05stage\x18\x02 \x01(\x0b\x32\x15.dpst.v1.StageStartedH\x00\x12\'\n\titeration\x18\x03 \x01(\x0b\x32\x12.dpst.v1.IterationH\x00\x12)\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x13.dpst.v1.CheckpointH\x00\x12&\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12\x1d\n\x04\x64one\x18\x06 \x01(\x0b\x32\r.dpst.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\xe3\x01\n\rRenderRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.dpst.v1.PriorityB\x0b\n\t_strength\"\x89\x01\n\x0eRenderResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12#\n\x04\x64one\x18\x02 \x01(\x0b\x32\x13.dpst.v1.RenderDoneH\x00\x12!\n\x06queued\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x42\x07\n\x05\x65vent\"\x9b\x01\n\x19StylizerExportLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x13\n\x06points\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x04 \x01(\t\x12\x11\n\tper_label\x18\x05 \x01(\x08\x42\t\n\x07_points\"{\n\x1aStylizerExportLookResponse\x12\x1a\n\x04luts\x18\x01 \x03(\x0b\x32\x0c.dpst.v1.Lut\x12\x1d\n\x15labels_without_pixels\x18\x02 \x03(\t\x12\"\n\x06stages\x18\x03 \x03(\x0b\x32\x12.dpst.v1.StageTime2\xde\x01\n\x08Stylizer\x12>\n\x07Stylize\x12\x17.dpst.v1.StylizeRequest\x1a\x18.dpst.v1.StylizeResponse0\x01\x12;\n\x06Render\x12\x16.dpst.v1.RenderRequest\x1a\x17.dpst.v1.RenderResponse0\x01\x12U\n\nExportLook\x12\".dpst.v1.StylizerExportLookRequest\x1a#.dpst.v1.StylizerExportLookResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64pst/v1/stylizer.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/params.proto\x1a\x16\x64pst/v1/progress.proto\x1a\x14\x64pst/v1/report.proto\"\xd0\x01\n\x10\x43heckRoomRequest\x12\'\n\x06params\x18\x01 \x01(\x0b\x32\x17.dpst.v1.TransferParams\x12\x10\n\x08width_px\x18\x02 \x01(\r\x12\x11\n\theight_px\x18\x03 \x01(\r\x12#\n\x08priority\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Priority\x12\x13\n\x0b\x62\x65st_effort\x18\x05 \x01(\x08\x12\x1e\n\x11remaining_seconds\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_remaining_seconds\"\x13\n\x11\x43heckRoomResponse\"\xd8\x02\n\x0eStylizeRequest\x12\x1f\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x1d\n\x05style\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12)\n\x0e\x63ontent_labels\x18\x03 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x0cstyle_labels\x18\x04 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.dpst.v1.TransferParams\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12\'\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x13.dpst.v1.Checkpoint\x12#\n\x08priority\x18\x08 \x01(\x0e\x32\x11.dpst.v1.Priority\x12\x13\n\x0b\x62\x65st_effort\x18\t \x01(\x08\"\x80\x02\n\x0fStylizeResponse\x12!\n\x06queued\x18\x01 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12&\n\x05stage\x18\x02 \x01(\x0b\x32\x15.dpst.v1.StageStartedH\x00\x12\'\n\titeration\x18\x03 \x01(\x0b\x32\x12.dpst.v1.IterationH\x00\x12)\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x13.dpst.v1.CheckpointH\x00\x12&\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12\x1d\n\x04\x64one\x18\x06 \x01(\x0b\x32\r.dpst.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\xe3\x01\n\rRenderRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.dpst.v1.PriorityB\x0b\n\t_strength\"\x89\x01\n\x0eRenderResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12#\n\x04\x64one\x18\x02 \x01(\x0b\x32\x13.dpst.v1.RenderDoneH\x00\x12!\n\x06queued\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x42\x07\n\x05\x65vent\"\x9b\x01\n\x19StylizerExportLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x13\n\x06points\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x04 \x01(\t\x12\x11\n\tper_label\x18\x05 \x01(\x08\x42\t\n\x07_points\"{\n\x1aStylizerExportLookResponse\x12\x1a\n\x04luts\x18\x01 \x03(\x0b\x32\x0c.dpst.v1.Lut\x12\x1d\n\x15labels_without_pixels\x18\x02 \x03(\t\x12\"\n\x06stages\x18\x03 \x03(\x0b\x32\x12.dpst.v1.StageTime2\xa2\x02\n\x08Stylizer\x12\x42\n\tCheckRoom\x12\x19.dpst.v1.CheckRoomRequest\x1a\x1a.dpst.v1.CheckRoomResponse\x12>\n\x07Stylize\x12\x17.dpst.v1.StylizeRequest\x1a\x18.dpst.v1.StylizeResponse0\x01\x12;\n\x06Render\x12\x16.dpst.v1.RenderRequest\x1a\x17.dpst.v1.RenderResponse0\x01\x12U\n\nExportLook\x12\".dpst.v1.StylizerExportLookRequest\x1a#.dpst.v1.StylizerExportLookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.stylizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STYLIZEREQUEST']._serialized_start=167
-  _globals['_STYLIZEREQUEST']._serialized_end=511
-  _globals['_STYLIZERESPONSE']._serialized_start=514
-  _globals['_STYLIZERESPONSE']._serialized_end=770
-  _globals['_RENDERREQUEST']._serialized_start=773
-  _globals['_RENDERREQUEST']._serialized_end=1000
-  _globals['_RENDERRESPONSE']._serialized_start=1003
-  _globals['_RENDERRESPONSE']._serialized_end=1140
-  _globals['_STYLIZEREXPORTLOOKREQUEST']._serialized_start=1143
-  _globals['_STYLIZEREXPORTLOOKREQUEST']._serialized_end=1298
-  _globals['_STYLIZEREXPORTLOOKRESPONSE']._serialized_start=1300
-  _globals['_STYLIZEREXPORTLOOKRESPONSE']._serialized_end=1423
-  _globals['_STYLIZER']._serialized_start=1426
-  _globals['_STYLIZER']._serialized_end=1648
+  _globals['_CHECKROOMREQUEST']._serialized_start=167
+  _globals['_CHECKROOMREQUEST']._serialized_end=375
+  _globals['_CHECKROOMRESPONSE']._serialized_start=377
+  _globals['_CHECKROOMRESPONSE']._serialized_end=396
+  _globals['_STYLIZEREQUEST']._serialized_start=399
+  _globals['_STYLIZEREQUEST']._serialized_end=743
+  _globals['_STYLIZERESPONSE']._serialized_start=746
+  _globals['_STYLIZERESPONSE']._serialized_end=1002
+  _globals['_RENDERREQUEST']._serialized_start=1005
+  _globals['_RENDERREQUEST']._serialized_end=1232
+  _globals['_RENDERRESPONSE']._serialized_start=1235
+  _globals['_RENDERRESPONSE']._serialized_end=1372
+  _globals['_STYLIZEREXPORTLOOKREQUEST']._serialized_start=1375
+  _globals['_STYLIZEREXPORTLOOKREQUEST']._serialized_end=1530
+  _globals['_STYLIZEREXPORTLOOKRESPONSE']._serialized_start=1532
+  _globals['_STYLIZEREXPORTLOOKRESPONSE']._serialized_end=1655
+  _globals['_STYLIZER']._serialized_start=1658
+  _globals['_STYLIZER']._serialized_end=1948
 # @@protoc_insertion_point(module_scope)

@@ -25,6 +25,64 @@ else:
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class CheckRoomRequest(google.protobuf.message.Message):
+    """A solve that is about to come."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARAMS_FIELD_NUMBER: builtins.int
+    WIDTH_PX_FIELD_NUMBER: builtins.int
+    HEIGHT_PX_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    BEST_EFFORT_FIELD_NUMBER: builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: builtins.int
+    width_px: builtins.int
+    """Width of the content photo, in pixels."""
+    height_px: builtins.int
+    """Height of the content photo, in pixels."""
+    priority: dpst.v1.params_pb2.Priority.ValueType
+    """How urgent it is."""
+    best_effort: builtins.bool
+    """See `Transfer.best_effort`."""
+    remaining_seconds: builtins.float
+    """Seconds that will remain to the caller when the solve comes. Unset = no deadline."""
+    @property
+    def params(self) -> dpst.v1.params_pb2.TransferParams:
+        """Parameters."""
+
+    def __init__(
+        self,
+        *,
+        params: dpst.v1.params_pb2.TransferParams | None = ...,
+        width_px: builtins.int = ...,
+        height_px: builtins.int = ...,
+        priority: dpst.v1.params_pb2.Priority.ValueType = ...,
+        best_effort: builtins.bool = ...,
+        remaining_seconds: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_remaining_seconds", b"_remaining_seconds", "params", b"params", "remaining_seconds", b"remaining_seconds"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_remaining_seconds", b"_remaining_seconds", "best_effort", b"best_effort", "height_px", b"height_px", "params", b"params", "priority", b"priority", "remaining_seconds", b"remaining_seconds", "width_px", b"width_px"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__remaining_seconds: typing_extensions.TypeAlias = typing.Literal["remaining_seconds"]
+    _WhichOneofArgType__remaining_seconds: typing_extensions.TypeAlias = typing.Literal["_remaining_seconds", b"_remaining_seconds"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_seconds) -> _WhichOneofReturnType__remaining_seconds | None: ...
+
+Global___CheckRoomRequest: typing_extensions.TypeAlias = CheckRoomRequest
+
+@typing.final
+class CheckRoomResponse(google.protobuf.message.Message):
+    """There is room."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___CheckRoomResponse: typing_extensions.TypeAlias = CheckRoomResponse
+
+@typing.final
 class StylizeRequest(google.protobuf.message.Message):
     """A photo pair with its regions."""
 

@@ -35,6 +35,11 @@ class StylizerStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.CheckRoom = channel.unary_unary(
+                '/dpst.v1.Stylizer/CheckRoom',
+                request_serializer=dpst_dot_v1_dot_stylizer__pb2.CheckRoomRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_stylizer__pb2.CheckRoomResponse.FromString,
+                _registered_method=True)
         self.Stylize = channel.unary_stream(
                 '/dpst.v1.Stylizer/Stylize',
                 request_serializer=dpst_dot_v1_dot_stylizer__pb2.StylizeRequest.SerializeToString,
@@ -55,6 +60,14 @@ class StylizerStub(object):
 class StylizerServicer(object):
     """Solves and renders looks. Holds the feature network warm.
     """
+
+    def CheckRoom(self, request, context):
+        """Says whether a solve would be taken now, before anybody works on its photos: OK keeps room for it for some seconds,
+        any other status is the one that Stylize would give.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Stylize(self, request, context):
         """Solves the look of a photo pair and renders it at full size.
@@ -80,6 +93,11 @@ class StylizerServicer(object):
 
 def add_StylizerServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CheckRoom': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckRoom,
+                    request_deserializer=dpst_dot_v1_dot_stylizer__pb2.CheckRoomRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_stylizer__pb2.CheckRoomResponse.SerializeToString,
+            ),
             'Stylize': grpc.unary_stream_rpc_method_handler(
                     servicer.Stylize,
                     request_deserializer=dpst_dot_v1_dot_stylizer__pb2.StylizeRequest.FromString,
@@ -106,6 +124,33 @@ def add_StylizerServicer_to_server(servicer, server):
 class Stylizer(object):
     """Solves and renders looks. Holds the feature network warm.
     """
+
+    @staticmethod
+    def CheckRoom(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dpst.v1.Stylizer/CheckRoom',
+            dpst_dot_v1_dot_stylizer__pb2.CheckRoomRequest.SerializeToString,
+            dpst_dot_v1_dot_stylizer__pb2.CheckRoomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Stylize(request,

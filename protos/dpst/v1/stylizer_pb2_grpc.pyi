@@ -27,6 +27,10 @@ class StylizerStub:
     def __new__(cls, channel: grpc.Channel) -> StylizerStub: ...
     @typing.overload
     def __new__(cls, channel: grpc.aio.Channel) -> StylizerAsyncStub: ...
+    CheckRoom: grpc.UnaryUnaryMultiCallable[dpst.v1.stylizer_pb2.CheckRoomRequest, dpst.v1.stylizer_pb2.CheckRoomResponse]
+    """Says whether a solve would be taken now, before anybody works on its photos: OK keeps room for it for some seconds,
+    any other status is the one that Stylize would give.
+    """
     Stylize: grpc.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.StylizeRequest, dpst.v1.stylizer_pb2.StylizeResponse]
     """Solves the look of a photo pair and renders it at full size."""
     Render: grpc.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.RenderRequest, dpst.v1.stylizer_pb2.RenderResponse]
@@ -39,6 +43,10 @@ class StylizerAsyncStub(StylizerStub):
     """Solves and renders looks. Holds the feature network warm."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
+    CheckRoom: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.stylizer_pb2.CheckRoomRequest, dpst.v1.stylizer_pb2.CheckRoomResponse]  # type: ignore[assignment]
+    """Says whether a solve would be taken now, before anybody works on its photos: OK keeps room for it for some seconds,
+    any other status is the one that Stylize would give.
+    """
     Stylize: grpc.aio.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.StylizeRequest, dpst.v1.stylizer_pb2.StylizeResponse]  # type: ignore[assignment]
     """Solves the look of a photo pair and renders it at full size."""
     Render: grpc.aio.UnaryStreamMultiCallable[dpst.v1.stylizer_pb2.RenderRequest, dpst.v1.stylizer_pb2.RenderResponse]  # type: ignore[assignment]
@@ -48,6 +56,16 @@ class StylizerAsyncStub(StylizerStub):
 
 class StylizerServicer(metaclass=abc.ABCMeta):
     """Solves and renders looks. Holds the feature network warm."""
+
+    @abc.abstractmethod
+    def CheckRoom(
+        self,
+        request: dpst.v1.stylizer_pb2.CheckRoomRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[dpst.v1.stylizer_pb2.CheckRoomResponse, collections.abc.Awaitable[dpst.v1.stylizer_pb2.CheckRoomResponse]]:
+        """Says whether a solve would be taken now, before anybody works on its photos: OK keeps room for it for some seconds,
+        any other status is the one that Stylize would give.
+        """
 
     @abc.abstractmethod
     def Stylize(

@@ -1,0 +1,84 @@
+"""Who is let in: so many at a time, and for whom the stylizer has room, lest photos are segmented for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import grpc.aio
+from dpst.v1 import photo_style_pb2, stylizer_pb2
+
+from gateway.downstream import Deadline, explained, is_for_another_replica
+from services.common.config import GatewaySettings
+from services.common.errors import ResourceExhausted
+from services.common.images import PhotoInfo
+
+if TYPE_CHECKING:  # the stub of this class has no code behind it
+    from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
+
+__all__ = ["Room"]
+
+_RETRY_SECONDS = 2.0
+_WEIGHT_OF_NEW = 0.2
+
+
+class Room:
+    """The limit of this gateway and the queues of the stylizers.
+
+    Args:
+        stylizer: is asked.
+        settings: of the process.
+    """
+
+    def __init__(self, stylizer: StylizerAsyncStub, settings: GatewaySettings) -> None:
+        self._stylizer = stylizer
+        self._settings = settings
+        self._inside = 0
+        self._segment_seconds = 0.0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be inside. Raises ResourceExhausted if as many are inside as may be."""
+        limit = self._settings.max_inflight
+        if self._inside >= limit:
+            raise ResourceExhausted(f"{limit} transfers are under way, as many as may be", _RETRY_SECONDS)
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def segmented(self, seconds: float) -> None:
+        """Segmentation took so long: that will be missing from the next deadline."""
+        before = self._segment_seconds or seconds
+        self._segment_seconds = before + _WEIGHT_OF_NEW * (seconds - before)
+
+    async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
+        """Ask one stylizer after the other whether it would take this transfer. One that lacks the RPC takes all.
+
+        Raises:
+            Exception: what the last one that was asked refuses it with.
+        """
+        request = stylizer_pb2.CheckRoomRequest(
+            params=transfer.params,
+            width_px=content.width_px,
+            height_px=content.height_px,
+            priority=transfer.priority,
+            best_effort=transfer.best_effort,
+        )
+        for tries_left in reversed(range(self._settings.stylizer_tries)):
+            timeout = deadline.timeout(self._settings.solve_timeout_seconds)
+            if deadline.seconds is not None:
+                needs_labels = not (transfer.HasField("content_labels") and transfer.HasField("style_labels"))
+                before = self._segment_seconds if needs_labels else 0.0
+                request.remaining_seconds = max(0.0, deadline.remaining() - before)
+            try:
+                await self._stylizer.CheckRoom(request, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return
+                if tries_left and is_for_another_replica(error):
+                    continue
+                raise explained("stylizer", timeout, error) from error
+            return
