@@ -75,9 +75,9 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         source="Slim dilated network for the common labels, by python -m services.segmentation.training; "
         "docs/training.md",
         scale="x/255",
-        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+0",
+        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
         stride=OUTPUT_STRIDE,
-        align_corners=False,
+        align_corners=True,
         label_set="common labels of dpst",
         labels=COMMON_LABELS,
     )
