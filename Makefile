@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/dpst/v1/*.proto))
 SERVICE_PROTOS := $(sort $(shell grep -l '^service ' $(PROTOS)))
-PROTOC = PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos
+PROTOC = PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos -Ibuild/protos
 
 .PHONY: help demo test check protos locks audit clean
 
@@ -25,14 +25,21 @@ demo: $(VENV)/installed ## restyle a sample photo: build/demo/result.jpg and rep
 test: check ## lint, types, contracts, then every test
 	$(BIN)/python -m pytest
 
-check: $(VENV)/installed ## lint, types, architecture contracts, proto lint
+check: $(VENV)/installed build/protos ## lint, types, architecture contracts, proto lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 
-protos: $(VENV)/installed ## make the stubs anew from protos/dpst/v1/*.proto
+# Google's messages that ours use, as googleapis-common-protos brings them, under the names by which they are imported.
+build/protos: $(VENV)/installed
+	rm -rf $@ && mkdir -p $@/google/longrunning
+	site=$$($(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parent)") && \
+	    cp $$site/longrunning/operations_proto.proto $@/google/longrunning/operations.proto && \
+	    for part in api rpc; do mkdir -p $@/google/$$part && cp $$site/$$part/*.proto $@/google/$$part/; done
+
+protos: $(VENV)/installed build/protos ## make the stubs anew from protos/dpst/v1/*.proto
 	$(PROTOC) --python_out=protos --mypy_out=quiet:protos $(PROTOS)
 	$(PROTOC) --grpc_python_out=protos --mypy_grpc_out=quiet:protos $(SERVICE_PROTOS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -9,8 +10,14 @@ import grpc.aio
 from dpst.v1.photo_style_pb2_grpc import add_PhotoStyleServicer_to_server
 from dpst.v1.segmentation_pb2_grpc import SegmentationStub
 from dpst.v1.stylizer_pb2_grpc import StylizerStub
+from google.longrunning.operations_pb2_grpc import add_OperationsServicer_to_server
 
 from gateway.fetch import Fetcher
+from gateway.jobs.engine import engine_of
+from gateway.jobs.operations import OperationsServicer
+from gateway.jobs.runner import Runner
+from gateway.jobs.store import JobStore
+from gateway.jobs.submission import Jobs, no_jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
@@ -26,30 +33,52 @@ _SEGMENTATION, _STYLIZER = "dpst.v1.Segmentation", "dpst.v1.Stylizer"
 
 
 class _Gateway:
-    names: tuple[str, ...] = ("dpst.v1.PhotoStyle",)
+    names: tuple[str, ...] = ("dpst.v1.PhotoStyle", "google.longrunning.Operations")
 
     def __init__(self, settings: GatewaySettings, metrics: Metrics) -> None:
         self._segmentation = make_channel(settings.segmentation_address, _SEGMENTATION, settings, metrics)
         self._stylizer = make_channel(settings.stylizer_address, _STYLIZER, settings, metrics)
         stylizer = StylizerStub(self._stylizer)
-        self._uploads = Uploads(settings)
+        self._jobs = engine_of(settings)
+        self._uploads = Uploads(settings, self._jobs.files if self._jobs else None)
         fetcher = Fetcher(settings, self._uploads)
         self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, fetcher, settings, metrics)
         self._looks = Looks(stylizer, fetcher, settings, metrics)
         self._rates = TokenBuckets(settings.rate_per_minute, settings.rate_burst)
+        self._submitted: Jobs | None = None
+        self._working: asyncio.Task[None] | None = None
+        if self._jobs is not None:
+            self._submitted = Jobs(self._jobs.store, self._jobs.files, fetcher, settings)
+            self._runner = Runner(
+                *(self._pipeline, self._jobs.store, self._jobs.files, self._jobs.policy),
+                *(settings.jobs_at_once, metrics),
+            )
 
     def register(self, server: grpc.aio.Server) -> None:
-        servicer = PhotoStyleServicer(self._pipeline, self._looks, self._uploads, self._rates)
+        servicer = PhotoStyleServicer(self._pipeline, self._looks, self._uploads, self._rates, self._submitted)
         add_PhotoStyleServicer_to_server(servicer, server)
+        add_OperationsServicer_to_server(OperationsServicer(self._store), server)
 
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
+        if self._jobs is not None:
+            self._working = asyncio.create_task(self._runner.run())
         channels = {_SEGMENTATION: self._segmentation, _STYLIZER: self._stylizer}
         await follow_health(channels, serving)
 
     async def stop(self) -> None:
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.wait({self._working})
         await self._segmentation.close()
         await self._stylizer.close()
         self._uploads.close()
+        if self._jobs is not None:
+            await self._jobs.store.close()
+
+    def _store(self) -> JobStore:
+        if self._jobs is None:
+            raise no_jobs()
+        return self._jobs.store
 
 
 def main() -> int:

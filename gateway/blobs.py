@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -44,12 +44,12 @@ class BlobStore:
 
     Args:
         folder: made when it is needed; None = a temporary one, gone with ``close``.
-        max_bytes: of all files that are there as a whole.
+        max_bytes: of all files that are there as a whole; None = any, and what goes is up to ``keep_only``.
         keep_seconds: how long a file stays that nobody asks for.
         max_file_bytes: largest file.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, keep_seconds: float, max_file_bytes: int) -> None:
+    def __init__(self, folder: Path | None, max_bytes: int | None, keep_seconds: float, max_file_bytes: int) -> None:
         self._is_temporary = folder is None
         self._folder = folder or Path(tempfile.gettempdir()) / f"dpst-blobs-{uuid.uuid4().hex}"
         self._incoming = self._folder / "incoming"
@@ -110,7 +110,8 @@ class BlobStore:
         place = self._place(ref)
         place.parent.mkdir(exist_ok=True)
         path.replace(place)
-        self._make_room(keep=place)
+        if self._max_bytes is not None:
+            self._make_room(self._max_bytes, keep=place)
 
     async def read(self, ref: str, field: str) -> bytes:
         """All bytes of a file.
@@ -136,6 +137,23 @@ class BlobStore:
             raise Unavailable(f"{field}: the stored bytes of {ref} were damaged; upload the file again", _RETRY_SECONDS)
         return found
 
+    def renew(self, ref: str) -> bool:
+        """Whether a file is there; it counts as asked for now."""
+        try:
+            os.utime(self._place(ref))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def keep_only(self, needed: Collection[str]) -> None:
+        """Remove the files that are not among these, but for those asked for in the last ``keep_seconds``."""
+        oldest = self._without_halves()
+        for asked_at, _, path in self._files():
+            if asked_at < oldest and path.name not in needed:
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:  # nobody has renewed it meanwhile
+                        path.unlink()
+
     def close(self) -> None:
         """Remove a temporary folder."""
         if self._is_temporary:
@@ -144,18 +162,26 @@ class BlobStore:
     def _place(self, ref: str) -> Path:
         return self._folder / ref[:2] / ref
 
-    def _make_room(self, keep: Path | None = None) -> None:
+    def _make_room(self, max_bytes: int, keep: Path) -> None:
         """Remove what is too old, and those not asked for longest while there are too many bytes; never ``keep``."""
-        oldest = time.time() - self._keep_seconds
-        for written_at, _, path in _listed(self._incoming.glob("*")):
-            if written_at < oldest:  # its process was killed
-                path.unlink(missing_ok=True)
-        files = _listed(self._folder.glob("[0-9a-f][0-9a-f]/*"))
+        oldest = self._without_halves()
+        files = self._files()
         total = sum(size for _, size, _ in files)
         for asked_at, size, path in files:
-            if path != keep and (asked_at < oldest or total > self._max_bytes):
+            if path != keep and (asked_at < oldest or total > max_bytes):
                 path.unlink(missing_ok=True)
                 total -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        return _listed(self._folder.glob("[0-9a-f][0-9a-f]/*"))
+
+    def _without_halves(self) -> float:
+        """Remove what killed processes have left; returns the time before which a file is too old."""
+        oldest = time.time() - self._keep_seconds
+        for written_at, _, path in _listed(self._incoming.glob("*")):
+            if written_at < oldest:
+                path.unlink(missing_ok=True)
+        return oldest
 
 
 def _listed(paths: Iterable[Path]) -> list[tuple[float, int, Path]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
+from dpst.v1 import jobs_pb2, photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 
 from gateway.accounting import counted, timed
 from gateway.admission import admit
@@ -53,8 +53,15 @@ class Pipeline:
         self._room = Room(stylizer, settings)
         self._fetcher = fetcher
 
-    async def run(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
+    async def run(
+        self,
+        transfer: photo_style_pb2.Transfer,
+        deadline: Deadline,
+        progress: jobs_pb2.TransferProgress | None = None,
+    ) -> AsyncGenerator[_Event, None]:
         """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.
+
+        What an earlier run of it left in ``progress`` is not done again, and what this one achieves is put there.
 
         Raises ``ServiceError``, or the ``AioRpcError`` of the service that refused. Closing the generator, or
         cancelling the task that reads it, cancels the calls that are running.
@@ -62,8 +69,9 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
+        progress = jobs_pb2.TransferProgress() if progress is None else progress
         with counted(self._metrics), self._room.entered():
-            async with aclosing(self._events(transfer, deadline)) as events:
+            async with aclosing(self._events(transfer, deadline, progress)) as events:
                 async for event in events:
                     sequence += 1
                     event.sequence = sequence
@@ -75,7 +83,9 @@ class Pipeline:
                         event.done.report.stages.append(end_to_end)
                     yield event
 
-    async def _events(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> AsyncGenerator[_Event, None]:
+    async def _events(
+        self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: jobs_pb2.TransferProgress
+    ) -> AsyncGenerator[_Event, None]:
         await asyncio.gather(
             self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
         )
@@ -83,15 +93,13 @@ class Pipeline:
         await self._room.check(transfer, photo, deadline)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))
-        started = time.perf_counter()
-        if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):
-            yield _Event(stage=progress_pb2.StageStarted(stage=report_pb2.STAGE_SEGMENT))
-        with span("segment"):
-            content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
+        if not progress.HasField("content"):
+            if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):
+                yield _Event(stage=progress_pb2.StageStarted(stage=report_pb2.STAGE_SEGMENT))
+            await self._find_regions(transfer, deadline, ours, progress)
+        content, style = Regions.kept(progress.content), Regions.kept(progress.style)
         if content.model or style.model:
             _describe(ours, content, style)
-            ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))
-            self._room.segmented(ours.stages[-1].seconds)
         request = stylizer_pb2.StylizeRequest(
             content=transfer.content,
             style=transfer.style,
@@ -102,12 +110,30 @@ class Pipeline:
             priority=transfer.priority,
             best_effort=transfer.best_effort,
         )
-        async with aclosing(self._stylize(request, deadline)) as responses:
+        if progress.HasField("checkpoint"):
+            request.checkpoint.CopyFrom(progress.checkpoint)
+        async with aclosing(self._stylize(request, deadline, progress)) as responses:
             async for response in responses:
                 yield _forwarded(response, ours)
 
+    async def _find_regions(
+        self,
+        transfer: photo_style_pb2.Transfer,
+        deadline: Deadline,
+        ours: report_pb2.TransferReport,
+        progress: jobs_pb2.TransferProgress,
+    ) -> None:
+        started = time.perf_counter()
+        with span("segment"):
+            content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
+        if content.model or style.model:
+            ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))
+            self._room.segmented(ours.stages[-1].seconds)
+        progress.content.CopyFrom(content.message())
+        progress.style.CopyFrom(style.message())
+
     async def _stylize(
-        self, request: stylizer_pb2.StylizeRequest, deadline: Deadline
+        self, request: stylizer_pb2.StylizeRequest, deadline: Deadline, progress: jobs_pb2.TransferProgress
     ) -> AsyncGenerator[stylizer_pb2.StylizeResponse, None]:
         """The stylizer's events; a replica that is full or lost is passed over, and the next one goes on for it."""
         for tries_left in reversed(range(self._settings.stylizer_tries)):
@@ -119,6 +145,7 @@ class Pipeline:
                     finished = response.HasField("done")
                     if response.HasField("checkpoint"):
                         request.checkpoint.CopyFrom(response.checkpoint)
+                        progress.checkpoint.CopyFrom(response.checkpoint)
                         continue
                     begun = begun or response.HasField("chunk")
                     yield response

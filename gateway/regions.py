@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import grpc.aio
-from dpst.v1 import image_pb2, labels_pb2, photo_style_pb2, report_pb2, segmentation_pb2
+from dpst.v1 import image_pb2, jobs_pb2, labels_pb2, photo_style_pb2, report_pb2, segmentation_pb2
 
 from gateway.downstream import Deadline, explained, renamed
 from services.common.config import GatewaySettings
@@ -39,6 +39,18 @@ class Regions:
     model: report_pb2.ModelRef | None
     verdicts: Sequence[labels_pb2.LabelVerdict] = ()
     set_aside: bool = False
+
+    @classmethod
+    def kept(cls, message: jobs_pb2.FoundRegions) -> Regions:
+        """Those of ``message``."""
+        model = message.model if message.HasField("model") else None
+        return cls(message.labels, model, message.verdicts, message.set_aside)
+
+    def message(self) -> jobs_pb2.FoundRegions:
+        """For ``kept``."""
+        return jobs_pb2.FoundRegions(
+            labels=self.labels, model=self.model, verdicts=self.verdicts, set_aside=self.set_aside
+        )
 
 
 def is_one_region(labels: labels_pb2.LabelMap) -> bool:

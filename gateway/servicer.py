@@ -8,8 +8,10 @@ from typing import Any
 
 import grpc.aio
 from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc, uploads_pb2
+from google.longrunning import operations_pb2
 
 from gateway.downstream import Deadline
+from gateway.jobs.submission import Jobs, no_jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
@@ -20,10 +22,16 @@ __all__ = ["PhotoStyleServicer"]
 
 
 class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
-    """The transfer RPCs on one pipeline, those of solved looks and of files beside it."""
+    """The transfer RPCs on one pipeline, those of solved looks, of files and of jobs beside it.
 
-    def __init__(self, pipeline: Pipeline, looks: Looks, uploads: Uploads, rates: TokenBuckets) -> None:
+    ``jobs`` None refuses submitted transfers.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, looks: Looks, uploads: Uploads, rates: TokenBuckets, jobs: Jobs | None = None
+    ) -> None:
         self._pipeline, self._looks, self._uploads, self._rates = pipeline, looks, uploads, rates
+        self._jobs = jobs
 
     async def Transfer(
         self, request: photo_style_pb2.TransferRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -48,6 +56,22 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
     ) -> AsyncGenerator[photo_style_pb2.TransferStreamResponse, None]:
         """Yield the events of one transfer, the result in chunks."""
         async with aclosing(self._events(request.transfer, context)) as events:
+            async for event in events:
+                yield event
+
+    async def SubmitTransfer(
+        self, request: photo_style_pb2.SubmitTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> operations_pb2.Operation:
+        """Photos in, the name of an operation out."""
+        self._rates.take(current_caller())
+        return await self._kept_jobs().submit(request.transfer)
+
+    async def WatchTransfer(
+        self, request: photo_style_pb2.WatchTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[photo_style_pb2.WatchTransferResponse, None]:
+        """Yield the events of one submitted transfer."""
+        self._rates.take(current_caller())
+        async with aclosing(self._kept_jobs().watch(request)) as events:
             async for event in events:
                 yield event
 
@@ -84,6 +108,11 @@ class PhotoStyleServicer(photo_style_pb2_grpc.PhotoStyleServicer):
         async with aclosing(self._uploads.give(request)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def _kept_jobs(self) -> Jobs:
+        if self._jobs is None:
+            raise no_jobs()
+        return self._jobs
 
     def _events(
         self, transfer: photo_style_pb2.Transfer, context: grpc.aio.ServicerContext[Any, Any]

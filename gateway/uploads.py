@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dpst.v1 import image_pb2, uploads_pb2
 
 from gateway.blobs import BlobStore
+from gateway.jobs.files import JobFiles
 from services.common.config import GatewaySettings
-from services.common.errors import InvalidArgument, ServiceError
+from services.common.errors import InvalidArgument, NotFound, ServiceError
 from services.common.images import ImageLimits, open_photo
 from services.common.wire import image_info_message
 
@@ -19,9 +20,10 @@ _PIECE_BYTES = 1 << 18
 
 
 class Uploads:
-    """The files of callers, see ``BlobStore``."""
+    """The files of callers, see ``BlobStore``; those of submitted transfers are read, too."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, of_jobs: JobFiles | None = None) -> None:
+        self._of_jobs = of_jobs
         self._limits = ImageLimits.of(settings)
         self._store = BlobStore(
             settings.blob_dir, settings.blob_max_bytes, settings.blob_keep_seconds, settings.max_image_bytes
@@ -45,7 +47,7 @@ class Uploads:
         self, request: uploads_pb2.DownloadImageRequest
     ) -> AsyncGenerator[uploads_pb2.DownloadImageResponse, None]:
         """Yield a file's pieces, facts about the picture with the first if it is one. Raises as ``BlobStore.read``."""
-        data = await self._store.read(request.ref, "ref")
+        data = await self._read(request.ref, "ref")
         if request.offset_bytes >= len(data):
             raise InvalidArgument("offset_bytes", request.offset_bytes, f"must be below {len(data)}, the file's size")
         info = await asyncio.to_thread(self._info, data)
@@ -58,11 +60,19 @@ class Uploads:
     async def fill(self, image: image_pb2.Image, field: str) -> None:
         """Replace ``ref`` by ``data``; other photos stay as they are. Raises as ``BlobStore.read``."""
         if image.WhichOneof("source") == "ref":
-            image.data = await self._store.read(image.ref, f"{field}.ref")
+            image.data = await self._read(image.ref, f"{field}.ref")
 
     def close(self) -> None:
         """Remove what is temporary."""
         self._store.close()
+
+    async def _read(self, ref: str, field: str) -> bytes:
+        try:
+            return await self._store.read(ref, field)
+        except NotFound:
+            if self._of_jobs is None:
+                raise
+        return await self._of_jobs.read(ref, field)
 
     def _info(self, data: bytes) -> image_pb2.ImageInfo | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from gateway.cli.failures import explained_failures
 from gateway.stack import local_stack
+from services.common.models.location import default_models_dir
 
 __all__ = ["up"]
 
@@ -24,9 +26,20 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--http-port", type=_PORT, default=8080, show_default=True, help="Port of /metrics, /healthz, /readyz.")
 @click.option("--models-dir", type=click.Path(exists=True, file_okay=False), help="Folder of networks.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where networks run.")
+@click.option(
+    "--jobs-dir",
+    type=click.Path(file_okay=False),
+    help="Folder of submitted transfers, unless DPST_JOBS_URL is set. Default: ~/.local/share/dpst/jobs.",
+)
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="Default: console on a terminal, else json.")
 def up(
-    host: str, port: int, http_port: int, models_dir: str | None, device: str | None, log_format: str | None
+    host: str,
+    port: int,
+    http_port: int,
+    models_dir: str | None,
+    device: str | None,
+    jobs_dir: str | None,
+    log_format: str | None,
 ) -> None:
     """Start segmentation, stylizer and gateway on this machine, and stop them on Ctrl-C."""
     every = {"log_format": log_format or ("console" if sys.stderr.isatty() else "json"), "reflection": "true"}
@@ -35,6 +48,9 @@ def up(
     if device is not None:
         every["device"] = device
     gateway = {"host": host, "port": str(port), "http_port": str(http_port)}
+    if jobs_dir is not None or "DPST_JOBS_URL" not in os.environ:
+        folder = Path(jobs_dir) if jobs_dir else default_models_dir().with_name("jobs")
+        gateway["jobs_url"] = f"sqlite:{folder.absolute()}"
     signal.signal(signal.SIGTERM, _interrupt)  # a supervisor's way to say Ctrl-C
     with explained_failures():
         started = False

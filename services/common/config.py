@@ -289,6 +289,39 @@ class GatewaySettings(ProcessSettings):
     blob_keep_seconds: float = Field(
         default=86_400.0, gt=0, description="How long an upload stays that nobody asks for: a day."
     )
+    jobs_url: str | None = Field(
+        default=None,
+        pattern=r"^sqlite:.+",
+        description="Where submitted transfers are kept: sqlite:<folder>, which the gateways of one machine may share; "
+        "unset = none may be submitted. `dpst up` takes ~/.local/share/dpst/jobs.",
+    )
+    jobs_at_once: int = Field(
+        default=4,
+        ge=0,
+        le=1024,
+        description="Submitted transfers that this gateway works on at a time, those that wait for a stylizer "
+        "included; 0 leaves them to others.",
+    )
+    job_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Attempts at a submitted transfer, after which it is given up. To find a stylizer full or away is "
+        "none.",
+    )
+    job_lease_seconds: float = Field(
+        default=15.0,
+        ge=2,
+        le=3600,
+        description="A gateway that has shown no life for so long loses its submitted transfers to others; it does "
+        "every half second.",
+    )
+    job_patience_seconds: float = Field(
+        default=172_800.0, gt=0, description="After so long in the queue a submitted transfer is given up: two days."
+    )
+    job_keep_seconds: float = Field(
+        default=604_800.0, gt=0, description="How long a submitted transfer and its picture stay after its end: a week."
+    )
     rate_per_minute: float = Field(
         default=0.0,
         ge=0,

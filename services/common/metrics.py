@@ -63,6 +63,15 @@ class Metrics:
         self.device_memory_bytes = Gauge(
             "dpst_device_memory_bytes", "Memory of the workers.", ("kind",), registry=self.registry
         )
+        self.submitted_waiting = Gauge(
+            "dpst_submitted_waiting", "Submitted transfers that wait in the store.", registry=self.registry
+        )
+        self.submitted_age_seconds = Gauge(
+            "dpst_submitted_age_seconds", "Since the oldest waiting one was submitted.", registry=self.registry
+        )
+        self.submitted_retries_total = Counter(
+            "dpst_submitted_retries_total", "Attempts at submitted transfers that failed.", registry=self.registry
+        )
         self._server = _RpcFamily(self.registry, "server")
         self._client = _RpcFamily(self.registry, "client")
 

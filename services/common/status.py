@@ -18,7 +18,16 @@ from services.common import errors
 from services.common.calls import ServerCall
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 
-__all__ = ["field_violation", "is_answer", "mapped_errors", "retryable", "status_metadata"]
+__all__ = [
+    "error_of",
+    "field_violation",
+    "is_answer",
+    "mapped_errors",
+    "retry_seconds",
+    "retryable",
+    "status_metadata",
+    "status_of",
+]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -71,6 +80,37 @@ def _request_id() -> tuple[tuple[str, str], ...]:
     """A refused call has no first response that the id could come with."""
     request_id = current_request_id()
     return ((REQUEST_ID_KEY, request_id),) if request_id else ()
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """``error`` as a message: a public one with its details; of others the code INTERNAL only."""
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _PUBLIC:
+        details = _trailing(error, _DETAILS_KEY)
+        if isinstance(details, bytes):
+            return status_pb2.Status.FromString(details)
+        return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+    if isinstance(error, errors.ServiceError) and type(error).code is not grpc.StatusCode.INTERNAL:
+        for key, value in status_metadata(error):
+            if key == _DETAILS_KEY and isinstance(value, bytes):
+                return status_pb2.Status.FromString(value)
+        return status_pb2.Status(code=error.code.value[0], message=str(error))
+    return status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="internal error")
+
+
+def retry_seconds(status: status_pb2.Status) -> float:
+    """When whoever gave ``status`` asks to be tried again; 0 if it did not say so."""
+    for packed in status.details:
+        found = error_details_pb2.RetryInfo()
+        if packed.Unpack(found):
+            return float(found.retry_delay.ToTimedelta().total_seconds())
+    return 0.0
+
+
+def error_of(status: status_pb2.Status) -> grpc.aio.AioRpcError:
+    """What to raise in a handler for a call to end with ``status``."""
+    code = next(each for each in grpc.StatusCode if each.value[0] == status.code)
+    details = grpc.aio.Metadata((_DETAILS_KEY, status.SerializeToString()))
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), details, status.message)
 
 
 def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes], ...]:

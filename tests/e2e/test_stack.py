@@ -157,7 +157,7 @@ async def test_a_stylizer_that_is_told_to_stop_finishes_its_work(stack: Stack) -
 async def test_up_serves_until_interrupted(tmp_path: Path, no_models: None) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from gateway.cli import main; main()", "up"),
-        *("--port", "0", "--http-port", "0", "--device", "cpu"),
+        *("--port", "0", "--http-port", "0", "--device", "cpu", "--jobs-dir", str(tmp_path / "jobs")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc.aio
 import pytest
 from dpst.v1 import photo_style_pb2_grpc, segmentation_pb2_grpc, stylizer_pb2_grpc
+from google.longrunning import operations_pb2_grpc
 
 from gateway.fetch import Fetcher
+from gateway.jobs.engine import engine_of
+from gateway.jobs.operations import OperationsServicer
+from gateway.jobs.runner import Runner
+from gateway.jobs.submission import Jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
@@ -21,9 +28,12 @@ from tests.gateway.fakes import FakeSegmentation, FakeStylizer, Script, World, s
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Build a gateway with scripted services behind it."""
-    settings = GatewaySettings(host="127.0.0.1", port=0, http_port=0, max_inflight=4, max_image_bytes=2 << 20)
+    settings = GatewaySettings(
+        **{"host": "127.0.0.1", "port": 0, "http_port": 0, "max_inflight": 4, "max_image_bytes": 2 << 20},
+        **{"jobs_url": f"sqlite:{tmp_path / 'jobs'}", "job_attempts": 2},
+    )
     segmentation, stylizer, room, metrics = Script(), Script(), Script(), Metrics()
     servers = []
     addresses = []
@@ -37,17 +47,21 @@ async def world() -> AsyncIterator[World]:
     names = ("dpst.v1.Segmentation", "dpst.v1.Stylizer")
     channels = [make_channel(*pair, settings, metrics) for pair in zip(addresses, names, strict=True)]
     stylizer_stub = stylizer_pb2_grpc.StylizerStub(channels[1])
-    uploads = Uploads(settings)
+    engine = engine_of(settings)
+    assert engine is not None
+    uploads = Uploads(settings, engine.files)
     fetcher = Fetcher(settings, uploads)
     pipeline = Pipeline(segmentation_pb2_grpc.SegmentationStub(channels[0]), stylizer_stub, fetcher, settings, metrics)
     looks = Looks(stylizer_stub, fetcher, settings, metrics)
-    gateway, address = await started(
-        settings,
-        lambda server: photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(
-            PhotoStyleServicer(pipeline, looks, uploads, TokenBuckets(0, 1)), server
-        ),
-        metrics,
-    )
+    jobs = Jobs(engine.store, engine.files, fetcher, settings)
+    servicer = PhotoStyleServicer(pipeline, looks, uploads, TokenBuckets(0, 1), jobs)
+
+    def register(server: grpc.aio.Server) -> None:
+        photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(servicer, server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(lambda: engine.store), server)
+
+    gateway, address = await started(settings, register, metrics)
+    runner = asyncio.create_task(Runner(pipeline, engine.store, engine.files, engine.policy, 1, metrics).run())
     async with grpc.aio.insecure_channel(address) as channel:
         yield World(
             segmentation,
@@ -58,7 +72,13 @@ async def world() -> AsyncIterator[World]:
             metrics,
             addresses[0],
             lambda: servers[1].stop(None),
+            operations_pb2_grpc.OperationsStub(channel),
+            runner,
+            engine,
         )
+    runner.cancel()
+    await asyncio.wait({runner})
+    await engine.store.close()
     for channel in channels:
         await channel.close()
     for server in (gateway, *servers):

@@ -23,8 +23,10 @@ from dpst.v1 import (
     stylizer_pb2,
     stylizer_pb2_grpc,
 )
+from google.longrunning import operations_pb2_grpc
 from PIL import Image as PillowImage
 
+from gateway.jobs.engine import Engine
 from services.common.config import GatewaySettings
 from services.common.logs import current_request_id
 from services.common.metrics import Metrics
@@ -202,6 +204,9 @@ class World:
     metrics: Metrics
     segmentation_address: str
     stop_stylizer: Callable[[], Awaitable[None]]
+    operations: operations_pb2_grpc.OperationsStub
+    runner: asyncio.Task[None]
+    engine: Engine
 
     async def events(self, request: photo_style_pb2.Transfer, **options: Any) -> list[Any]:
         """Run one transfer; return its events."""

@@ -109,8 +109,7 @@ async def test_a_full_server_is_tried_again_when_it_says(world: World, client: A
 
 
 async def test_tries_end_with_their_number_or_the_timeout(world: World) -> None:
-    ready(world)
-    world.stylizer.replies = [errors.ResourceExhausted("the queue is full", 60)] * 2
+    world.room.replies = [errors.ResourceExhausted("the queue is full", 60)] * 4
     async with AsyncClient(world.address, retries=0) as client:
         with pytest.raises(Overloaded, match="queue is full") as caught:
             await client.transfer(photo(), photo())

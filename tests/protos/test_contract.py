@@ -22,6 +22,8 @@ RPCS = {
     (photo_style_pb2, "PhotoStyle"): {
         "Transfer": UNARY,
         "TransferStream": STREAM,
+        "SubmitTransfer": UNARY,
+        "WatchTransfer": STREAM,
         "RenderLook": STREAM,
         "ExportLook": UNARY,
         "UploadImage": STREAMED,
@@ -59,7 +61,7 @@ def test_buf_finds_nothing() -> None:
 def described(tmp_path_factory: pytest.TempPathFactory) -> FileDescriptorSet:
     """The protos as protoc reads them, comments included."""
     out = tmp_path_factory.mktemp("descriptors") / "set"
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", "--include_source_info"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", "-Ibuild/protos", "--include_source_info"]
     subprocess.run([*command, f"--descriptor_set_out={out}", *SOURCES], cwd=ROOT, check=True)
     return FileDescriptorSet.FromString(out.read_bytes())
 

@@ -17,7 +17,7 @@ WITH_SERVICES = [source for source in SOURCES if "\nservice " in (PROTOS / sourc
 def protoc(*arguments: str) -> None:
     """Run the generator as the Makefile does: from the root, with the plugins of this interpreter's environment."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", "-Ibuild/protos"]
     subprocess.run([*command, *arguments], cwd=PROTOS.parent, env=environment, check=True)
 
 

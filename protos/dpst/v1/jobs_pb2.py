@@ -23,26 +23,27 @@ _sym_db = _symbol_database.Default()
 
 
 from dpst.v1 import image_pb2 as dpst_dot_v1_dot_image__pb2
+from dpst.v1 import labels_pb2 as dpst_dot_v1_dot_labels__pb2
 from dpst.v1 import look_pb2 as dpst_dot_v1_dot_look__pb2
-from dpst.v1 import photo_style_pb2 as dpst_dot_v1_dot_photo__style__pb2
+from dpst.v1 import progress_pb2 as dpst_dot_v1_dot_progress__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x12\x64pst/v1/look.proto\x1a\x19\x64pst/v1/photo_style.proto\x1a\x14\x64pst/v1/report.proto\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x83\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64pst/v1/jobs.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x12\x64pst/v1/look.proto\x1a\x16\x64pst/v1/progress.proto\x1a\x14\x64pst/v1/report.proto\"\xd4\x01\n\x10TransferMetadata\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1d\n\x05stage\x18\x02 \x01(\x0e\x32\x0e.dpst.v1.Stage\x12\x13\n\x0b\x65valuations\x18\x03 \x01(\r\x12\x17\n\x0fmax_evaluations\x18\x04 \x01(\r\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.dpst.v1.TransferState\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x14\n\x0csubmitted_at\x18\x08 \x01(\x01\"w\n\x0eTransferResult\x12\x1f\n\x07picture\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x03 \x01(\x0b\x32\r.dpst.v1.Look\"\x89\x01\n\x10TransferProgress\x12&\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.dpst.v1.FoundRegions\x12$\n\x05style\x18\x02 \x01(\x0b\x32\x15.dpst.v1.FoundRegions\x12\'\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x13.dpst.v1.Checkpoint\"\x8f\x01\n\x0c\x46oundRegions\x12!\n\x06labels\x18\x01 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12 \n\x05model\x18\x02 \x01(\x0b\x32\x11.dpst.v1.ModelRef\x12\'\n\x08verdicts\x18\x03 \x03(\x0b\x32\x15.dpst.v1.LabelVerdict\x12\x11\n\tset_aside\x18\x04 \x01(\x08*\xd1\x01\n\rTransferState\x12\x1e\n\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRANSFER_STATE_QUEUED\x10\x01\x12\x1a\n\x16TRANSFER_STATE_RUNNING\x10\x02\x12\x17\n\x13TRANSFER_STATE_DONE\x10\x03\x12\x19\n\x15TRANSFER_STATE_FAILED\x10\x04\x12\x17\n\x13TRANSFER_STATE_DEAD\x10\x05\x12\x1c\n\x18TRANSFER_STATE_CANCELLED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBMITTRANSFERREQUEST']._serialized_start=121
-  _globals['_SUBMITTRANSFERREQUEST']._serialized_end=181
-  _globals['_TRANSFERMETADATA']._serialized_start=184
-  _globals['_TRANSFERMETADATA']._serialized_end=315
-  _globals['_TRANSFERRESULT']._serialized_start=317
-  _globals['_TRANSFERRESULT']._serialized_end=436
-  _globals['_WATCHTRANSFERREQUEST']._serialized_start=438
-  _globals['_WATCHTRANSFERREQUEST']._serialized_end=497
-  _globals['_WATCHTRANSFERRESPONSE']._serialized_start=499
-  _globals['_WATCHTRANSFERRESPONSE']._serialized_end=570
+  _globals['_TRANSFERSTATE']._serialized_start=763
+  _globals['_TRANSFERSTATE']._serialized_end=972
+  _globals['_TRANSFERMETADATA']._serialized_start=141
+  _globals['_TRANSFERMETADATA']._serialized_end=353
+  _globals['_TRANSFERRESULT']._serialized_start=355
+  _globals['_TRANSFERRESULT']._serialized_end=474
+  _globals['_TRANSFERPROGRESS']._serialized_start=477
+  _globals['_TRANSFERPROGRESS']._serialized_end=614
+  _globals['_FOUNDREGIONS']._serialized_start=617
+  _globals['_FOUNDREGIONS']._serialized_end=760
 # @@protoc_insertion_point(module_scope)

@@ -4,11 +4,15 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import dpst.v1.image_pb2
+import dpst.v1.labels_pb2
 import dpst.v1.look_pb2
-import dpst.v1.photo_style_pb2
+import dpst.v1.progress_pb2
 import dpst.v1.report_pb2
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -20,32 +24,45 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
-@typing.final
-class SubmitTransferRequest(google.protobuf.message.Message):
-    """Messages of RPCs that later versions of PhotoStyle add (durable jobs), laid down now so that everything
-    they share with the RPCs of today stays as it is. No service uses them yet.
+class _TransferState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
 
-    Puts a transfer into the durable queue. The reply will be a google.longrunning.Operation.
-    """
+class _TransferStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TransferState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TRANSFER_STATE_UNSPECIFIED: _TransferState.ValueType  # 0
+    """Not set."""
+    TRANSFER_STATE_QUEUED: _TransferState.ValueType  # 1
+    """Waits for a gateway that takes it, for the first time or again."""
+    TRANSFER_STATE_RUNNING: _TransferState.ValueType  # 2
+    """A gateway works on it."""
+    TRANSFER_STATE_DONE: _TransferState.ValueType  # 3
+    """Done: the operation has a response."""
+    TRANSFER_STATE_FAILED: _TransferState.ValueType  # 4
+    """Refused: the request itself cannot be served. The operation has an error."""
+    TRANSFER_STATE_DEAD: _TransferState.ValueType  # 5
+    """Given up after as many attempts as it may have; the operation's error is the last one's."""
+    TRANSFER_STATE_CANCELLED: _TransferState.ValueType  # 6
+    """Cancelled; the operation's error is CANCELLED."""
 
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+class TransferState(_TransferState, metaclass=_TransferStateEnumTypeWrapper):
+    """Where a submitted transfer stands."""
 
-    TRANSFER_FIELD_NUMBER: builtins.int
-    @property
-    def transfer(self) -> dpst.v1.photo_style_pb2.Transfer:
-        """What to transfer. `request_id` makes the submission idempotent."""
-
-    def __init__(
-        self,
-        *,
-        transfer: dpst.v1.photo_style_pb2.Transfer | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["transfer", b"transfer"]
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["transfer", b"transfer"]
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-
-Global___SubmitTransferRequest: typing_extensions.TypeAlias = SubmitTransferRequest
+TRANSFER_STATE_UNSPECIFIED: TransferState.ValueType  # 0
+"""Not set."""
+TRANSFER_STATE_QUEUED: TransferState.ValueType  # 1
+"""Waits for a gateway that takes it, for the first time or again."""
+TRANSFER_STATE_RUNNING: TransferState.ValueType  # 2
+"""A gateway works on it."""
+TRANSFER_STATE_DONE: TransferState.ValueType  # 3
+"""Done: the operation has a response."""
+TRANSFER_STATE_FAILED: TransferState.ValueType  # 4
+"""Refused: the request itself cannot be served. The operation has an error."""
+TRANSFER_STATE_DEAD: TransferState.ValueType  # 5
+"""Given up after as many attempts as it may have; the operation's error is the last one's."""
+TRANSFER_STATE_CANCELLED: TransferState.ValueType  # 6
+"""Cancelled; the operation's error is CANCELLED."""
+Global___TransferState: typing_extensions.TypeAlias = TransferState
 
 @typing.final
 class TransferMetadata(google.protobuf.message.Message):
@@ -58,6 +75,9 @@ class TransferMetadata(google.protobuf.message.Message):
     EVALUATIONS_FIELD_NUMBER: builtins.int
     MAX_EVALUATIONS_FIELD_NUMBER: builtins.int
     ATTEMPTS_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """Number of the last event."""
     stage: dpst.v1.report_pb2.Stage.ValueType
@@ -68,6 +88,12 @@ class TransferMetadata(google.protobuf.message.Message):
     """Most evaluations this solve may use."""
     attempts: builtins.int
     """Times the transfer was started, retries included."""
+    state: Global___TransferState.ValueType
+    """Where it stands."""
+    request_id: builtins.str
+    """Caller's id of the request."""
+    submitted_at: builtins.float
+    """When it was submitted, in seconds since 1970."""
     def __init__(
         self,
         *,
@@ -76,8 +102,11 @@ class TransferMetadata(google.protobuf.message.Message):
         evaluations: builtins.int = ...,
         max_evaluations: builtins.int = ...,
         attempts: builtins.int = ...,
+        state: Global___TransferState.ValueType = ...,
+        request_id: builtins.str = ...,
+        submitted_at: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["attempts", b"attempts", "evaluations", b"evaluations", "max_evaluations", b"max_evaluations", "sequence", b"sequence", "stage", b"stage"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["attempts", b"attempts", "evaluations", b"evaluations", "max_evaluations", b"max_evaluations", "request_id", b"request_id", "sequence", b"sequence", "stage", b"stage", "state", b"state", "submitted_at", b"submitted_at"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___TransferMetadata: typing_extensions.TypeAlias = TransferMetadata
@@ -93,7 +122,7 @@ class TransferResult(google.protobuf.message.Message):
     LOOK_FIELD_NUMBER: builtins.int
     @property
     def picture(self) -> dpst.v1.image_pb2.Image:
-        """Where the picture can be downloaded."""
+        """Where the picture can be downloaded: `ref` is set."""
 
     @property
     def report(self) -> dpst.v1.report_pb2.TransferReport:
@@ -118,47 +147,75 @@ class TransferResult(google.protobuf.message.Message):
 Global___TransferResult: typing_extensions.TypeAlias = TransferResult
 
 @typing.final
-class WatchTransferRequest(google.protobuf.message.Message):
-    """Asks for the events of a submitted transfer."""
+class TransferProgress(google.protobuf.message.Message):
+    """What a gateway keeps of a transfer under way, so that another one can go on with it. No RPC has it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: builtins.int
-    FROM_SEQUENCE_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    """Name of the operation."""
-    from_sequence: builtins.int
-    """Number of the first event wanted; 0 = all."""
+    CONTENT_FIELD_NUMBER: builtins.int
+    STYLE_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    @property
+    def content(self) -> Global___FoundRegions:
+        """Regions of the content photo, once they are found."""
+
+    @property
+    def style(self) -> Global___FoundRegions:
+        """Regions of the style photo, once they are found."""
+
+    @property
+    def checkpoint(self) -> dpst.v1.progress_pb2.Checkpoint:
+        """State of the solve."""
+
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        from_sequence: builtins.int = ...,
+        content: Global___FoundRegions | None = ...,
+        style: Global___FoundRegions | None = ...,
+        checkpoint: dpst.v1.progress_pb2.Checkpoint | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["from_sequence", b"from_sequence", "name", b"name"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["checkpoint", b"checkpoint", "content", b"content", "style", b"style"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["checkpoint", b"checkpoint", "content", b"content", "style", b"style"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___WatchTransferRequest: typing_extensions.TypeAlias = WatchTransferRequest
+Global___TransferProgress: typing_extensions.TypeAlias = TransferProgress
 
 @typing.final
-class WatchTransferResponse(google.protobuf.message.Message):
-    """One event of a submitted transfer."""
+class FoundRegions(google.protobuf.message.Message):
+    """Regions of one photo, and how they were found."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    EVENT_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    VERDICTS_FIELD_NUMBER: builtins.int
+    SET_ASIDE_FIELD_NUMBER: builtins.int
+    set_aside: builtins.bool
+    """Whether one region stands for them, because the other photo has one only."""
     @property
-    def event(self) -> dpst.v1.photo_style_pb2.TransferStreamResponse:
-        """The event."""
+    def labels(self) -> dpst.v1.labels_pb2.LabelMap:
+        """The regions."""
+
+    @property
+    def model(self) -> dpst.v1.report_pb2.ModelRef:
+        """The network that found them; unset if the caller brought them."""
+
+    @property
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[dpst.v1.labels_pb2.LabelVerdict]:
+        """What its confidence rule did."""
 
     def __init__(
         self,
         *,
-        event: dpst.v1.photo_style_pb2.TransferStreamResponse | None = ...,
+        labels: dpst.v1.labels_pb2.LabelMap | None = ...,
+        model: dpst.v1.report_pb2.ModelRef | None = ...,
+        verdicts: collections.abc.Iterable[dpst.v1.labels_pb2.LabelVerdict] | None = ...,
+        set_aside: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["labels", b"labels", "model", b"model"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["labels", b"labels", "model", b"model", "set_aside", b"set_aside", "verdicts", b"verdicts"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___WatchTransferResponse: typing_extensions.TypeAlias = WatchTransferResponse
+Global___FoundRegions: typing_extensions.TypeAlias = FoundRegions

@@ -29,33 +29,40 @@ from dpst.v1 import params_pb2 as dpst_dot_v1_dot_params__pb2
 from dpst.v1 import progress_pb2 as dpst_dot_v1_dot_progress__pb2
 from dpst.v1 import report_pb2 as dpst_dot_v1_dot_report__pb2
 from dpst.v1 import uploads_pb2 as dpst_dot_v1_dot_uploads__pb2
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64pst/v1/photo_style.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/params.proto\x1a\x16\x64pst/v1/progress.proto\x1a\x14\x64pst/v1/report.proto\x1a\x15\x64pst/v1/uploads.proto\"\x95\x03\n\x08Transfer\x12\x1f\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x1d\n\x05style\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12)\n\x0e\x63ontent_labels\x18\x03 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x0cstyle_labels\x18\x04 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.dpst.v1.TransferParams\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12\x1a\n\x12segmentation_model\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12#\n\x08priority\x18\t \x01(\x0e\x32\x11.dpst.v1.Priority\x12:\n\x14segmentation_options\x18\n \x01(\x0b\x32\x1c.dpst.v1.SegmentationOptions\x12\x13\n\x0b\x62\x65st_effort\x18\x0b \x01(\x08\"6\n\x0fTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x8b\x01\n\x10TransferResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12 \n\x04info\x18\x02 \x01(\x0b\x32\x12.dpst.v1.ImageInfo\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x04 \x01(\x0b\x32\r.dpst.v1.Look\"<\n\x15TransferStreamRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x95\x02\n\x16TransferStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x11.dpst.v1.AcceptedH\x00\x12!\n\x06queued\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12&\n\x05stage\x18\x04 \x01(\x0b\x32\x15.dpst.v1.StageStartedH\x00\x12\'\n\titeration\x18\x05 \x01(\x0b\x32\x12.dpst.v1.IterationH\x00\x12&\n\x05\x63hunk\x18\x06 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12\x1d\n\x04\x64one\x18\x07 \x01(\x0b\x32\r.dpst.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\xe7\x01\n\x11RenderLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.dpst.v1.PriorityB\x0b\n\t_strength\"\x8d\x01\n\x12RenderLookResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12!\n\x06queued\x18\x02 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12#\n\x04\x64one\x18\x03 \x01(\x0b\x32\x13.dpst.v1.RenderDoneH\x00\x42\x07\n\x05\x65vent\"\x93\x01\n\x11\x45xportLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x13\n\x06points\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x03 \x01(\t\x12\x1f\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x11\n\tper_label\x18\x05 \x01(\x08\x42\t\n\x07_points\"\x98\x01\n\x12\x45xportLookResponse\x12\x1a\n\x04luts\x18\x03 \x03(\x0b\x32\x0c.dpst.v1.Lut\x12\x1d\n\x15labels_without_pixels\x18\x04 \x03(\t\x12\"\n\x06stages\x18\x05 \x03(\x0b\x32\x12.dpst.v1.StageTimeJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03R\x04\x63ubeR\x11\x66it_error_delta_e2\xd0\x03\n\nPhotoStyle\x12?\n\x08Transfer\x12\x18.dpst.v1.TransferRequest\x1a\x19.dpst.v1.TransferResponse\x12S\n\x0eTransferStream\x12\x1e.dpst.v1.TransferStreamRequest\x1a\x1f.dpst.v1.TransferStreamResponse0\x01\x12G\n\nRenderLook\x12\x1a.dpst.v1.RenderLookRequest\x1a\x1b.dpst.v1.RenderLookResponse0\x01\x12\x45\n\nExportLook\x12\x1a.dpst.v1.ExportLookRequest\x1a\x1b.dpst.v1.ExportLookResponse\x12J\n\x0bUploadImage\x12\x1b.dpst.v1.UploadImageRequest\x1a\x1c.dpst.v1.UploadImageResponse(\x01\x12P\n\rDownloadImage\x12\x1d.dpst.v1.DownloadImageRequest\x1a\x1e.dpst.v1.DownloadImageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64pst/v1/photo_style.proto\x12\x07\x64pst.v1\x1a\x13\x64pst/v1/image.proto\x1a\x14\x64pst/v1/labels.proto\x1a\x12\x64pst/v1/look.proto\x1a\x14\x64pst/v1/params.proto\x1a\x16\x64pst/v1/progress.proto\x1a\x14\x64pst/v1/report.proto\x1a\x15\x64pst/v1/uploads.proto\x1a#google/longrunning/operations.proto\"\x95\x03\n\x08Transfer\x12\x1f\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x1d\n\x05style\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12)\n\x0e\x63ontent_labels\x18\x03 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x0cstyle_labels\x18\x04 \x01(\x0b\x32\x11.dpst.v1.LabelMap\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.dpst.v1.TransferParams\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12\x1a\n\x12segmentation_model\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12#\n\x08priority\x18\t \x01(\x0e\x32\x11.dpst.v1.Priority\x12:\n\x14segmentation_options\x18\n \x01(\x0b\x32\x1c.dpst.v1.SegmentationOptions\x12\x13\n\x0b\x62\x65st_effort\x18\x0b \x01(\x08\"6\n\x0fTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x8b\x01\n\x10TransferResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12 \n\x04info\x18\x02 \x01(\x0b\x32\x12.dpst.v1.ImageInfo\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.dpst.v1.TransferReport\x12\x1b\n\x04look\x18\x04 \x01(\x0b\x32\r.dpst.v1.Look\"<\n\x15TransferStreamRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\"\x95\x02\n\x16TransferStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x11.dpst.v1.AcceptedH\x00\x12!\n\x06queued\x18\x03 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12&\n\x05stage\x18\x04 \x01(\x0b\x32\x15.dpst.v1.StageStartedH\x00\x12\'\n\titeration\x18\x05 \x01(\x0b\x32\x12.dpst.v1.IterationH\x00\x12&\n\x05\x63hunk\x18\x06 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12\x1d\n\x04\x64one\x18\x07 \x01(\x0b\x32\r.dpst.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\xe7\x01\n\x11RenderLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x1f\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08preserve\x18\x04 \x01(\x0e\x32\x11.dpst.v1.Preserve\x12&\n\x06output\x18\x05 \x01(\x0b\x32\x16.dpst.v1.OutputOptions\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.dpst.v1.PriorityB\x0b\n\t_strength\"\x8d\x01\n\x12RenderLookResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x15.dpst.v1.PictureChunkH\x00\x12!\n\x06queued\x18\x02 \x01(\x0b\x32\x0f.dpst.v1.QueuedH\x00\x12#\n\x04\x64one\x18\x03 \x01(\x0b\x32\x13.dpst.v1.RenderDoneH\x00\x42\x07\n\x05\x65vent\"\x93\x01\n\x11\x45xportLookRequest\x12\x1b\n\x04look\x18\x01 \x01(\x0b\x32\r.dpst.v1.Look\x12\x13\n\x06points\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x03 \x01(\t\x12\x1f\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x0e.dpst.v1.Image\x12\x11\n\tper_label\x18\x05 \x01(\x08\x42\t\n\x07_points\"\x98\x01\n\x12\x45xportLookResponse\x12\x1a\n\x04luts\x18\x03 \x03(\x0b\x32\x0c.dpst.v1.Lut\x12\x1d\n\x15labels_without_pixels\x18\x04 \x03(\t\x12\"\n\x06stages\x18\x05 \x03(\x0b\x32\x12.dpst.v1.StageTimeJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03R\x04\x63ubeR\x11\x66it_error_delta_e\"<\n\x15SubmitTransferRequest\x12#\n\x08transfer\x18\x01 \x01(\x0b\x32\x11.dpst.v1.Transfer\";\n\x14WatchTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"h\n\x15WatchTransferResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.dpst.v1.TransferStreamResponse\x12\x1f\n\x07picture\x18\x02 \x01(\x0b\x32\x0e.dpst.v1.Image2\xf3\x04\n\nPhotoStyle\x12?\n\x08Transfer\x12\x18.dpst.v1.TransferRequest\x1a\x19.dpst.v1.TransferResponse\x12S\n\x0eTransferStream\x12\x1e.dpst.v1.TransferStreamRequest\x1a\x1f.dpst.v1.TransferStreamResponse0\x01\x12O\n\x0eSubmitTransfer\x12\x1e.dpst.v1.SubmitTransferRequest\x1a\x1d.google.longrunning.Operation\x12P\n\rWatchTransfer\x12\x1d.dpst.v1.WatchTransferRequest\x1a\x1e.dpst.v1.WatchTransferResponse0\x01\x12G\n\nRenderLook\x12\x1a.dpst.v1.RenderLookRequest\x1a\x1b.dpst.v1.RenderLookResponse0\x01\x12\x45\n\nExportLook\x12\x1a.dpst.v1.ExportLookRequest\x1a\x1b.dpst.v1.ExportLookResponse\x12J\n\x0bUploadImage\x12\x1b.dpst.v1.UploadImageRequest\x1a\x1c.dpst.v1.UploadImageResponse(\x01\x12P\n\rDownloadImage\x12\x1d.dpst.v1.DownloadImageRequest\x1a\x1e.dpst.v1.DownloadImageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpst.v1.photo_style_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSFER']._serialized_start=193
-  _globals['_TRANSFER']._serialized_end=598
-  _globals['_TRANSFERREQUEST']._serialized_start=600
-  _globals['_TRANSFERREQUEST']._serialized_end=654
-  _globals['_TRANSFERRESPONSE']._serialized_start=657
-  _globals['_TRANSFERRESPONSE']._serialized_end=796
-  _globals['_TRANSFERSTREAMREQUEST']._serialized_start=798
-  _globals['_TRANSFERSTREAMREQUEST']._serialized_end=858
-  _globals['_TRANSFERSTREAMRESPONSE']._serialized_start=861
-  _globals['_TRANSFERSTREAMRESPONSE']._serialized_end=1138
-  _globals['_RENDERLOOKREQUEST']._serialized_start=1141
-  _globals['_RENDERLOOKREQUEST']._serialized_end=1372
-  _globals['_RENDERLOOKRESPONSE']._serialized_start=1375
-  _globals['_RENDERLOOKRESPONSE']._serialized_end=1516
-  _globals['_EXPORTLOOKREQUEST']._serialized_start=1519
-  _globals['_EXPORTLOOKREQUEST']._serialized_end=1666
-  _globals['_EXPORTLOOKRESPONSE']._serialized_start=1669
-  _globals['_EXPORTLOOKRESPONSE']._serialized_end=1821
-  _globals['_PHOTOSTYLE']._serialized_start=1824
-  _globals['_PHOTOSTYLE']._serialized_end=2288
+  _globals['_TRANSFER']._serialized_start=230
+  _globals['_TRANSFER']._serialized_end=635
+  _globals['_TRANSFERREQUEST']._serialized_start=637
+  _globals['_TRANSFERREQUEST']._serialized_end=691
+  _globals['_TRANSFERRESPONSE']._serialized_start=694
+  _globals['_TRANSFERRESPONSE']._serialized_end=833
+  _globals['_TRANSFERSTREAMREQUEST']._serialized_start=835
+  _globals['_TRANSFERSTREAMREQUEST']._serialized_end=895
+  _globals['_TRANSFERSTREAMRESPONSE']._serialized_start=898
+  _globals['_TRANSFERSTREAMRESPONSE']._serialized_end=1175
+  _globals['_RENDERLOOKREQUEST']._serialized_start=1178
+  _globals['_RENDERLOOKREQUEST']._serialized_end=1409
+  _globals['_RENDERLOOKRESPONSE']._serialized_start=1412
+  _globals['_RENDERLOOKRESPONSE']._serialized_end=1553
+  _globals['_EXPORTLOOKREQUEST']._serialized_start=1556
+  _globals['_EXPORTLOOKREQUEST']._serialized_end=1703
+  _globals['_EXPORTLOOKRESPONSE']._serialized_start=1706
+  _globals['_EXPORTLOOKRESPONSE']._serialized_end=1858
+  _globals['_SUBMITTRANSFERREQUEST']._serialized_start=1860
+  _globals['_SUBMITTRANSFERREQUEST']._serialized_end=1920
+  _globals['_WATCHTRANSFERREQUEST']._serialized_start=1922
+  _globals['_WATCHTRANSFERREQUEST']._serialized_end=1981
+  _globals['_WATCHTRANSFERRESPONSE']._serialized_start=1983
+  _globals['_WATCHTRANSFERRESPONSE']._serialized_end=2087
+  _globals['_PHOTOSTYLE']._serialized_start=2090
+  _globals['_PHOTOSTYLE']._serialized_end=2717
 # @@protoc_insertion_point(module_scope)

@@ -415,3 +415,78 @@ class ExportLookResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ExportLookResponse: typing_extensions.TypeAlias = ExportLookResponse
+
+@typing.final
+class SubmitTransferRequest(google.protobuf.message.Message):
+    """Puts a transfer into the durable queue."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: builtins.int
+    @property
+    def transfer(self) -> Global___Transfer:
+        """What to transfer. `request_id` makes the submission idempotent."""
+
+    def __init__(
+        self,
+        *,
+        transfer: Global___Transfer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["transfer", b"transfer"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["transfer", b"transfer"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___SubmitTransferRequest: typing_extensions.TypeAlias = SubmitTransferRequest
+
+@typing.final
+class WatchTransferRequest(google.protobuf.message.Message):
+    """Asks for the events of a submitted transfer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FROM_SEQUENCE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the operation."""
+    from_sequence: builtins.int
+    """Number of the first event wanted; 0 = all that are kept. Of iterations only the last ones are."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        from_sequence: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["from_sequence", b"from_sequence", "name", b"name"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___WatchTransferRequest: typing_extensions.TypeAlias = WatchTransferRequest
+
+@typing.final
+class WatchTransferResponse(google.protobuf.message.Message):
+    """One event of a submitted transfer. Its picture comes in none of them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    PICTURE_FIELD_NUMBER: builtins.int
+    @property
+    def event(self) -> Global___TransferStreamResponse:
+        """The event."""
+
+    @property
+    def picture(self) -> dpst.v1.image_pb2.Image:
+        """With the last event: where the picture can be downloaded, `ref` is set."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___TransferStreamResponse | None = ...,
+        picture: dpst.v1.image_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event", "picture", b"picture"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event", "picture", b"picture"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___WatchTransferResponse: typing_extensions.TypeAlias = WatchTransferResponse

@@ -5,6 +5,7 @@ import warnings
 
 from dpst.v1 import photo_style_pb2 as dpst_dot_v1_dot_photo__style__pb2
 from dpst.v1 import uploads_pb2 as dpst_dot_v1_dot_uploads__pb2
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -46,6 +47,16 @@ class PhotoStyleStub(object):
                 request_serializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.SerializeToString,
                 response_deserializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.FromString,
                 _registered_method=True)
+        self.SubmitTransfer = channel.unary_unary(
+                '/dpst.v1.PhotoStyle/SubmitTransfer',
+                request_serializer=dpst_dot_v1_dot_photo__style__pb2.SubmitTransferRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.WatchTransfer = channel.unary_stream(
+                '/dpst.v1.PhotoStyle/WatchTransfer',
+                request_serializer=dpst_dot_v1_dot_photo__style__pb2.WatchTransferRequest.SerializeToString,
+                response_deserializer=dpst_dot_v1_dot_photo__style__pb2.WatchTransferResponse.FromString,
+                _registered_method=True)
         self.RenderLook = channel.unary_stream(
                 '/dpst.v1.PhotoStyle/RenderLook',
                 request_serializer=dpst_dot_v1_dot_photo__style__pb2.RenderLookRequest.SerializeToString,
@@ -81,6 +92,22 @@ class PhotoStyleServicer(object):
 
     def TransferStream(self, request, context):
         """The same with progress, the result in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitTransfer(self, request, context):
+        """Puts a transfer into the durable queue and returns its operation, whose metadata is a TransferMetadata and whose
+        response a TransferResult. The same `request_id` of the same caller gives the same operation again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTransfer(self, request, context):
+        """The events of a submitted transfer, from a number on: those that were and those to come. Ends with the transfer, with
+        its error if it has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +154,16 @@ def add_PhotoStyleServicer_to_server(servicer, server):
                     servicer.TransferStream,
                     request_deserializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.FromString,
                     response_serializer=dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.SerializeToString,
+            ),
+            'SubmitTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitTransfer,
+                    request_deserializer=dpst_dot_v1_dot_photo__style__pb2.SubmitTransferRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'WatchTransfer': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTransfer,
+                    request_deserializer=dpst_dot_v1_dot_photo__style__pb2.WatchTransferRequest.FromString,
+                    response_serializer=dpst_dot_v1_dot_photo__style__pb2.WatchTransferResponse.SerializeToString,
             ),
             'RenderLook': grpc.unary_stream_rpc_method_handler(
                     servicer.RenderLook,
@@ -204,6 +241,60 @@ class PhotoStyle(object):
             '/dpst.v1.PhotoStyle/TransferStream',
             dpst_dot_v1_dot_photo__style__pb2.TransferStreamRequest.SerializeToString,
             dpst_dot_v1_dot_photo__style__pb2.TransferStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dpst.v1.PhotoStyle/SubmitTransfer',
+            dpst_dot_v1_dot_photo__style__pb2.SubmitTransferRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dpst.v1.PhotoStyle/WatchTransfer',
+            dpst_dot_v1_dot_photo__style__pb2.WatchTransferRequest.SerializeToString,
+            dpst_dot_v1_dot_photo__style__pb2.WatchTransferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import dpst.v1.photo_style_pb2
 import dpst.v1.uploads_pb2
+import google.longrunning.operations_pb2
 import grpc
 import grpc.aio
 import typing
@@ -32,6 +33,14 @@ class PhotoStyleStub:
     """Photo in, photo out, in one call."""
     TransferStream: grpc.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.TransferStreamRequest, dpst.v1.photo_style_pb2.TransferStreamResponse]
     """The same with progress, the result in chunks."""
+    SubmitTransfer: grpc.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.SubmitTransferRequest, google.longrunning.operations_pb2.Operation]
+    """Puts a transfer into the durable queue and returns its operation, whose metadata is a TransferMetadata and whose
+    response a TransferResult. The same `request_id` of the same caller gives the same operation again.
+    """
+    WatchTransfer: grpc.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.WatchTransferRequest, dpst.v1.photo_style_pb2.WatchTransferResponse]
+    """The events of a submitted transfer, from a number on: those that were and those to come. Ends with the transfer, with
+    its error if it has one.
+    """
     RenderLook: grpc.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.RenderLookRequest, dpst.v1.photo_style_pb2.RenderLookResponse]
     """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
     ExportLook: grpc.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]
@@ -52,6 +61,14 @@ class PhotoStyleAsyncStub(PhotoStyleStub):
     """Photo in, photo out, in one call."""
     TransferStream: grpc.aio.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.TransferStreamRequest, dpst.v1.photo_style_pb2.TransferStreamResponse]  # type: ignore[assignment]
     """The same with progress, the result in chunks."""
+    SubmitTransfer: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.SubmitTransferRequest, google.longrunning.operations_pb2.Operation]  # type: ignore[assignment]
+    """Puts a transfer into the durable queue and returns its operation, whose metadata is a TransferMetadata and whose
+    response a TransferResult. The same `request_id` of the same caller gives the same operation again.
+    """
+    WatchTransfer: grpc.aio.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.WatchTransferRequest, dpst.v1.photo_style_pb2.WatchTransferResponse]  # type: ignore[assignment]
+    """The events of a submitted transfer, from a number on: those that were and those to come. Ends with the transfer, with
+    its error if it has one.
+    """
     RenderLook: grpc.aio.UnaryStreamMultiCallable[dpst.v1.photo_style_pb2.RenderLookRequest, dpst.v1.photo_style_pb2.RenderLookResponse]  # type: ignore[assignment]
     """Applies a solved look to a photo, without solving: another strength, another size, the next frame of a burst."""
     ExportLook: grpc.aio.UnaryUnaryMultiCallable[dpst.v1.photo_style_pb2.ExportLookRequest, dpst.v1.photo_style_pb2.ExportLookResponse]  # type: ignore[assignment]
@@ -81,6 +98,26 @@ class PhotoStyleServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dpst.v1.photo_style_pb2.TransferStreamResponse], collections.abc.AsyncIterator[dpst.v1.photo_style_pb2.TransferStreamResponse]]:
         """The same with progress, the result in chunks."""
+
+    @abc.abstractmethod
+    def SubmitTransfer(
+        self,
+        request: dpst.v1.photo_style_pb2.SubmitTransferRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[google.longrunning.operations_pb2.Operation, collections.abc.Awaitable[google.longrunning.operations_pb2.Operation]]:
+        """Puts a transfer into the durable queue and returns its operation, whose metadata is a TransferMetadata and whose
+        response a TransferResult. The same `request_id` of the same caller gives the same operation again.
+        """
+
+    @abc.abstractmethod
+    def WatchTransfer(
+        self,
+        request: dpst.v1.photo_style_pb2.WatchTransferRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[dpst.v1.photo_style_pb2.WatchTransferResponse], collections.abc.AsyncIterator[dpst.v1.photo_style_pb2.WatchTransferResponse]]:
+        """The events of a submitted transfer, from a number on: those that were and those to come. Ends with the transfer, with
+        its error if it has one.
+        """
 
     @abc.abstractmethod
     def RenderLook(

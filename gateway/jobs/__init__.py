@@ -1,0 +1,1 @@
+"""Submitted transfers: kept until they are done, whatever dies meanwhile."""

@@ -1,0 +1,47 @@
+"""The photos and pictures of submitted transfers: kept as long as a job needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Final
+
+from gateway.blobs import BlobStore
+
+__all__ = ["JobFiles"]
+
+_NEW_SECONDS: Final = 3600.0
+"""A file may be there for so long before the job that needs it."""
+
+
+class JobFiles:
+    """Files by the SHA-256 of their bytes, in a folder that the gateways of one machine share.
+
+    Args:
+        folder: made when it is needed.
+        max_file_bytes: largest file.
+    """
+
+    def __init__(self, folder: Path, max_file_bytes: int) -> None:
+        self._blobs = BlobStore(folder, None, _NEW_SECONDS, max_file_bytes)
+
+    async def write(self, data: bytes) -> str:
+        """Keep a file; its address. It is on the disk when this returns. Raises as ``BlobStore.write``."""
+        ref = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        if not await asyncio.to_thread(self._blobs.renew, ref):
+
+            async def piece() -> AsyncIterator[bytes]:
+                yield data
+
+            await self._blobs.write(piece(), ref)
+        return ref
+
+    async def read(self, ref: str, field: str) -> bytes:
+        """All bytes of a file. Raises as ``BlobStore.read``."""
+        return await self._blobs.read(ref, field)
+
+    async def keep_only(self, needed: Collection[str]) -> None:
+        """Remove what no job needs any more."""
+        await asyncio.to_thread(self._blobs.keep_only, needed)
