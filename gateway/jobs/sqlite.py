@@ -41,6 +41,9 @@ _BUSY_SECONDS: Final = 10.0
 
 _RETRY_SECONDS: Final = 5.0
 
+_ABORTED: Final = grpc.StatusCode.ABORTED.value[0]
+_PASSING: Final = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
     name TEXT PRIMARY KEY,
@@ -269,11 +272,15 @@ def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
 
 
 def _dead(reason: str, error: bytes | None, otherwise: str = "") -> Outcome:
-    """The code of the last error, and both texts."""
+    """The code of the last error, ABORTED instead of a passing one, and both texts."""
     last = status_pb2.Status.FromString(error or b"")
     text = last.message or otherwise
-    code = last.code or grpc.StatusCode.UNAVAILABLE.value[0]
-    status = status_pb2.Status(code=code, message=f"{reason}: {text}" if text else reason, details=last.details)
+    code = last.code or _ABORTED
+    if code in _PASSING:  # it would be read as an invitation to ask for the same operation again
+        code = _ABORTED
+    status = status_pb2.Status(
+        code=code, message=f"{reason}: {text}" if text else reason, details=[] if code == _ABORTED else last.details
+    )
     return Outcome(jobs_pb2.TRANSFER_STATE_DEAD, error=status)
 
 

@@ -41,6 +41,7 @@ _PUBLIC = frozenset(
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
     }
 )
 

@@ -15,7 +15,16 @@ from typing import ClassVar
 import grpc
 import numpy as np
 import pytest
-from dpst.v1 import image_pb2, look_pb2, params_pb2, photo_style_pb2_grpc, uploads_pb2
+from dpst.v1 import (
+    image_pb2,
+    look_pb2,
+    params_pb2,
+    photo_style_pb2,
+    photo_style_pb2_grpc,
+    progress_pb2,
+    report_pb2,
+    uploads_pb2,
+)
 from dpst_client import (
     AsyncClient,
     Client,
@@ -241,6 +250,69 @@ async def test_a_broken_download_goes_on_where_it_broke() -> None:
     await server.stop(None)
 
 
+async def test_a_submitted_transfer_is_watched_to_its_end(world: World, client: AsyncClient) -> None:
+    ready(world, 1)
+    world.stylizer.replies = [solved(b"kept for you")]
+    name = await client.submit(photo(), photo(), request_id="mine", strength=0.5)
+    assert await client.submit(photo(), photo(), request_id="mine", strength=0.5) == name
+    steps: list[Progress] = []
+    result = await client.watch(name, on_progress=steps.append)
+    assert result.picture == b"kept for you"
+    assert result.info.width_px == 48
+    assert (result.report.request_id, result.report.evaluations) == ("mine", 2)
+    assert [step.stage for step in steps if step.stage == "solve"]
+    assert (await client.watch(name)).picture == b"kept for you"
+
+
+async def test_a_submitted_transfer_fails_as_another_one_does_and_is_cancelled(
+    world: World, client: AsyncClient
+) -> None:
+    ready(world, 1)
+    world.stylizer.replies = [errors.InvalidArgument("params.strength", 7, "allowed: 0..1")]
+    name = await client.submit(photo(), photo())
+    with pytest.raises(InvalidRequest, match="allowed") as caught:
+        await client.watch(name)
+    assert caught.value.field == "params.strength"
+    ready(world, 1)
+    world.stylizer.replies = [[*solved()[:3], forever]]
+    name = await client.submit(photo(), photo())
+    await client.cancel(name)
+    with pytest.raises(TransferFailed, match="was cancelled") as cancelled:
+        await client.watch(name)
+    assert cancelled.value.code is grpc.StatusCode.CANCELLED
+
+
+async def test_a_broken_watch_goes_on_where_it_broke() -> None:
+    class Breaking(photo_style_pb2_grpc.PhotoStyleServicer):
+        wanted: ClassVar[list[int]] = []
+
+        async def WatchTransfer(self, request, context):
+            self.wanted.append(request.from_sequence)
+            first = max(1, request.from_sequence)
+            event = photo_style_pb2.TransferStreamResponse
+            for number in (first, first + 1):
+                stage = progress_pb2.StageStarted(stage=report_pb2.STAGE_SOLVE)
+                yield photo_style_pb2.WatchTransferResponse(event=event(sequence=number, stage=stage))
+            if len(self.wanted) < 3:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+            done = event(sequence=first + 2, done=progress_pb2.Done())
+            yield photo_style_pb2.WatchTransferResponse(event=done, picture=image_pb2.Image(ref="a"))
+
+        async def DownloadImage(self, request, context):
+            yield uploads_pb2.DownloadImageResponse(chunk=image_pb2.PictureChunk(data=b"the picture"))
+
+    server = grpc.aio.server()
+    photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(Breaking(), server)
+    address = f"127.0.0.1:{bind(server, '127.0.0.1', 0)}"
+    await server.start()
+    steps: list[Progress] = []
+    async with AsyncClient(address) as client:
+        assert (await client.watch("operations/x", on_progress=steps.append)).picture == b"the picture"
+    assert Breaking.wanted == [0, 3, 5]
+    assert len(steps) == 6
+    await server.stop(None)
+
+
 async def test_an_absent_server_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1", retries=1) as client:
         with pytest.raises(Unavailable):
@@ -248,9 +320,9 @@ async def test_an_absent_server_is_unavailable() -> None:
 
 
 async def test_the_client_for_threads_does_the_same(world: World) -> None:
-    ready(world, 2)
+    ready(world, 3)
     full = errors.ResourceExhausted("the queue is full", 0.1)
-    world.stylizer.replies = [full, full, solved(b"picture"), rendered(b"again"), exported("")]
+    world.stylizer.replies = [full, full, solved(b"picture"), rendered(b"again"), exported(""), solved(b"kept")]
     threads: list[str] = []
 
     def use() -> tuple[bytes, bytes, int]:
@@ -261,7 +333,12 @@ async def test_the_client_for_threads_does_the_same(world: World) -> None:
             assert client.download(client.upload(photo())) == photo()
             result = client.transfer(photo(), photo(), on_progress=on_progress)
             again = client.render(LOOK, photo())
-            return result.picture, again.picture, len(client.export_look(LOOK, photo()).luts)
+            luts = client.export_look(LOOK, photo()).luts
+            name = client.submit(photo(), photo())
+            kept = client.watch(name, on_progress=on_progress)
+            client.cancel(name)  # has ended: nothing happens
+            assert kept.picture == b"kept"
+            return result.picture, again.picture, len(luts)
 
     assert await asyncio.to_thread(use) == (b"picture", b"again", 1)
     assert len(set(threads)) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +12,8 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 import tenacity
-from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc, uploads_pb2
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2, photo_style_pb2_grpc, uploads_pb2
+from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from dpst_client.connection import Deadline, Settings, retry_rules
 from dpst_client.errors import failure
@@ -26,7 +29,7 @@ from dpst_client.requests import (
     transfer_request,
     upload_requests,
 )
-from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, progress_of
+from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, Watched, progress_of
 
 __all__ = ["AsyncClient"]
 
@@ -43,6 +46,7 @@ class AsyncClient:
         self._settings = Settings(**settings)
         self._channel = self._settings.channel(grpc.aio, target)
         self._stub: Any = photo_style_pb2_grpc.PhotoStyleStub(self._channel)
+        self._operations: Any = operations_pb2_grpc.OperationsStub(self._channel)
 
     async def close(self) -> None:
         """Cancel what still runs and disconnect."""
@@ -104,6 +108,80 @@ class AsyncClient:
             return TransferResult(bytes(folded.picture), folded.info, done.report, done.look)
 
         return await self._tried(attempt, timeout)
+
+    async def submit(
+        self,
+        content: Photo,
+        style: Photo,
+        *,
+        content_labels: Labels | None = None,
+        style_labels: Labels | None = None,
+        output: image_pb2.OutputOptions | None = None,
+        segmentation_model: str = "",
+        request_id: str = "",
+        priority: Priority = "normal",
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+        **params: Any,
+    ) -> str:
+        """See ``Client.submit``."""
+        request = transfer_request(
+            content,
+            style,
+            content_labels=content_labels,
+            style_labels=style_labels,
+            params=params,
+            output=output,
+            segmentation_model=segmentation_model,
+            request_id=request_id or uuid.uuid4().hex,
+            priority=priority,
+            best_effort=False,
+        )
+        submission = photo_style_pb2.SubmitTransferRequest(transfer=request.transfer)
+
+        async def attempt(left: float | None) -> str:
+            ready = await self._ready(submission, left)
+            metadata = self._settings.metadata(request.transfer.request_id)
+            return str((await self._stub.SubmitTransfer(ready, timeout=left, metadata=metadata)).name)
+
+        return await self._tried(attempt, timeout)
+
+    async def watch(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TransferResult:
+        """See ``Client.watch``; ``on_progress`` is called in the event loop."""
+        watched = Watched(name)
+
+        async def attempt(left: float | None) -> TransferResult:
+            call = self._stub.WatchTransfer(watched.request(), timeout=left, metadata=self._settings.metadata(""))
+            try:
+                async for reply in call:
+                    progress = watched.take(reply)
+                    if on_progress is not None and progress is not None:
+                        on_progress(progress)
+            finally:
+                call.cancel()
+            return watched.result(b"")
+
+        result = await self._tried(attempt, timeout)
+        return replace(result, picture=await self.download(watched.ref, timeout=timeout))
+
+    async def cancel(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the server, and spans tries
+    ) -> None:
+        """See ``Client.cancel``."""
+        request = operations_pb2.CancelOperationRequest(name=name)
+
+        async def attempt(left: float | None) -> None:
+            await self._operations.CancelOperation(request, timeout=left, metadata=self._settings.metadata(""))
+
+        await self._tried(attempt, timeout)
 
     async def render(
         self,

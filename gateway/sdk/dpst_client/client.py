@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import tenacity
-from dpst.v1 import image_pb2, look_pb2, photo_style_pb2_grpc, uploads_pb2
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2, photo_style_pb2_grpc, uploads_pb2
+from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from dpst_client.connection import Deadline, Settings, retry_rules
 from dpst_client.errors import failure
@@ -25,7 +28,7 @@ from dpst_client.requests import (
     transfer_request,
     upload_requests,
 )
-from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, progress_of
+from dpst_client.results import Folded, LutResult, Progress, RenderResult, TransferResult, Watched, progress_of
 
 __all__ = ["Client"]
 
@@ -42,6 +45,7 @@ class Client:
         self._settings = Settings(**settings)
         self._channel = self._settings.channel(grpc, target)
         self._stub: Any = photo_style_pb2_grpc.PhotoStyleStub(self._channel)
+        self._operations: Any = operations_pb2_grpc.OperationsStub(self._channel)
 
     def close(self) -> None:
         """Cancel what still runs and disconnect."""
@@ -128,6 +132,79 @@ class Client:
             return TransferResult(bytes(folded.picture), folded.info, done.report, done.look)
 
         return self._tried(attempt, timeout)
+
+    def submit(
+        self,
+        content: Photo,
+        style: Photo,
+        *,
+        content_labels: Labels | None = None,
+        style_labels: Labels | None = None,
+        output: image_pb2.OutputOptions | None = None,
+        segmentation_model: str = "",
+        request_id: str = "",
+        priority: Priority = "normal",
+        timeout: float | None = None,
+        **params: Any,
+    ) -> str:
+        """Have a transfer done, whoever dies meanwhile; returns the name of its operation, for ``watch``.
+
+        The arguments are those of ``transfer``. The same ``request_id`` gives the same operation, so that a call of
+        which nobody knows what became of it may be made again. Raises as ``transfer``.
+        """
+        request = transfer_request(
+            content,
+            style,
+            content_labels=content_labels,
+            style_labels=style_labels,
+            params=params,
+            output=output,
+            segmentation_model=segmentation_model,
+            request_id=request_id or uuid.uuid4().hex,
+            priority=priority,
+            best_effort=False,
+        )
+        submission = photo_style_pb2.SubmitTransferRequest(transfer=request.transfer)
+
+        def attempt(left: float | None) -> str:
+            ready = self._ready(submission, left)
+            metadata = self._settings.metadata(request.transfer.request_id)
+            return str(self._stub.SubmitTransfer(ready, timeout=left, metadata=metadata).name)
+
+        return self._tried(attempt, timeout)
+
+    def watch(
+        self, name: str, *, timeout: float | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> TransferResult:
+        """Wait for a submitted transfer; a stream that breaks goes on where it broke.
+
+        Leaving early does not end the transfer, ``cancel`` does. Raises as ``transfer``, with what the transfer failed
+        with.
+        """
+        watched = Watched(name)
+
+        def attempt(left: float | None) -> TransferResult:
+            call = self._stub.WatchTransfer(watched.request(), timeout=left, metadata=self._settings.metadata(""))
+            try:
+                for reply in call:
+                    progress = watched.take(reply)
+                    if on_progress is not None and progress is not None:
+                        on_progress(progress)
+            finally:
+                call.cancel()
+            return watched.result(b"")
+
+        result = self._tried(attempt, timeout)
+        return replace(result, picture=self.download(watched.ref, timeout=timeout))
+
+    def cancel(self, name: str, *, timeout: float | None = None) -> None:
+        """End a submitted transfer. Raises as ``transfer``."""
+        request = operations_pb2.CancelOperationRequest(name=name)
+
+        def attempt(left: float | None) -> None:
+            self._operations.CancelOperation(request, timeout=left, metadata=self._settings.metadata(""))
+
+        self._tried(attempt, timeout)
 
     def render(
         self,

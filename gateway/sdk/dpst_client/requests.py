@@ -134,7 +134,7 @@ def to_upload(request: Message, max_bytes: int) -> tuple[Any, list[image_pb2.Ima
         return request, []
     copy = type(request)()
     copy.CopyFrom(request)
-    holder = copy.transfer if isinstance(copy, photo_style_pb2.TransferStreamRequest) else copy
+    holder = getattr(copy, "transfer", copy)
     images = [getattr(holder, name) for name in ("content", "style") if name in holder.DESCRIPTOR.fields_by_name]
     return copy, [image for image in images if image.WhichOneof("source") == "data"]
 

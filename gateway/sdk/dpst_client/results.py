@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dpst.v1 import image_pb2, look_pb2, photo_style_pb2, report_pb2
+from dpst.v1 import image_pb2, look_pb2, photo_style_pb2, progress_pb2, report_pb2
 
-__all__ = ["Folded", "LutResult", "Progress", "RenderResult", "TransferResult", "progress_of"]
+__all__ = ["Folded", "LutResult", "Progress", "RenderResult", "TransferResult", "Watched", "progress_of"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,32 @@ class Folded:
         self.picture += chunk.data
         if chunk.HasField("info"):
             self.info.CopyFrom(chunk.info)
+
+
+@dataclass
+class Watched:
+    """A submitted transfer as far as it was watched; ``ref`` is its picture's address in the end."""
+
+    name: str
+    ref: str = ""
+    _next: int = 0
+    _done: progress_pb2.Done | None = None
+
+    def request(self) -> photo_style_pb2.WatchTransferRequest:
+        """For what was not seen yet."""
+        return photo_style_pb2.WatchTransferRequest(name=self.name, from_sequence=self._next)
+
+    def take(self, reply: photo_style_pb2.WatchTransferResponse) -> Progress | None:
+        """Take the next event; what it says about progress."""
+        self._next = reply.event.sequence + 1
+        if reply.event.HasField("done"):
+            self._done, self.ref = reply.event.done, reply.picture.ref
+        return progress_of(reply.event)
+
+    def result(self, picture: bytes) -> TransferResult:
+        """With this picture."""
+        assert self._done is not None, "the server ends every stream with it"  # noqa: S101
+        return TransferResult(picture, self._done.report.result, self._done.report, self._done.look)
 
 
 def progress_of(event: photo_style_pb2.TransferStreamResponse) -> Progress | None:
