@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import click
 
+from gateway.cli.batch import batch
 from gateway.cli.config import config
 from gateway.cli.export_look import export_look
 from gateway.cli.keys import keys
@@ -34,6 +35,7 @@ def main() -> None:
 
 main.add_command(up)
 main.add_command(stylize)
+main.add_command(batch)
 main.add_command(render)
 main.add_command(export_look)
 main.add_command(segment)

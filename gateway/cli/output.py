@@ -9,7 +9,7 @@ from typing import Any
 import click
 from dpst.v1 import image_pb2
 
-__all__ = ["check_format", "output_flags", "output_options"]
+__all__ = ["SUFFIXES", "check_format", "output_flags", "output_options"]
 
 _FORMATS = {
     ".jpg": image_pb2.IMAGE_FORMAT_JPEG,
@@ -20,6 +20,7 @@ _FORMATS = {
     ".webp": image_pb2.IMAGE_FORMAT_WEBP,
     ".avif": image_pb2.IMAGE_FORMAT_AVIF,
 }
+SUFFIXES = tuple(_FORMATS)
 _FLAGS = (
     click.option("--encoder-quality", type=click.IntRange(1, 100), help="Encoder quality of lossy formats."),
     click.option("--bit-depth", type=click.Choice(["8", "16"]), help="Bits a channel; default: as the photo has."),

@@ -82,7 +82,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
         """The operation once it is done, or as it stands after ``timeout``; none = as long as the call may take."""
         limit = float("inf")
         if request.HasField("timeout"):
-            limit = time.monotonic() + request.timeout.ToTimedelta().total_seconds()
+            limit = time.monotonic() + request.timeout.seconds + request.timeout.nanos / 1e9
         store = self._store()
         while True:
             record = await found(store, request.name)

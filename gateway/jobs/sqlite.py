@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,6 +44,10 @@ _RETRY_SECONDS: Final = 5.0
 
 _ABORTED: Final = grpc.StatusCode.ABORTED.value[0]
 _PASSING: Final = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+
+_TOKEN: Final = re.compile(r"[0-9]{1,18}")
+_MOST: Final = 1 << 62
+"""No number of SQLite's is greater than twice that."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -136,14 +141,14 @@ class SqliteStore:
     async def events(self, name: str, from_sequence: int) -> Sequence[Event]:
         """See ``JobStore``."""
         query = "SELECT sequence, data, is_iteration FROM events WHERE name = ? AND sequence >= ? ORDER BY sequence"
-        rows = await self._run(lambda db: db.execute(query, (name, from_sequence)).fetchall())
+        rows = await self._run(lambda db: db.execute(query, (name, min(from_sequence, _MOST))).fetchall())
         return [Event(sequence, data, bool(is_iteration)) for sequence, data, is_iteration in rows]
 
     async def page(self, caller: str, states: Collection[State], size: int, token: str) -> Page:
         """See ``JobStore``."""
-        if token and not token.isdecimal():
+        if token and not _TOKEN.fullmatch(token):
             raise InvalidArgument("page_token", repr(token[:40]), "must be the last reply's next_page_token")
-        return await self._run(lambda db: _page(db, caller, states, size, int(token or 1 << 62)))
+        return await self._run(lambda db: _page(db, caller, states, size, int(token or _MOST)))
 
     async def cancel(self, name: str, caller: str) -> bool:
         """See ``JobStore``."""

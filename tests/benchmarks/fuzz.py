@@ -25,12 +25,15 @@ from dpst.v1 import (
     labels_pb2,
     params_pb2,
     photo_style_pb2,
+    photo_style_pb2_grpc,
     progress_pb2,
     segmentation_pb2,
     stylizer_pb2,
     stylizer_pb2_grpc,
     uploads_pb2,
 )
+from google.longrunning import operations_pb2
+from google.protobuf import duration_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -76,38 +79,74 @@ async def attacks(found: Cluster) -> list[Attack]:
         image=content, map_edge_px=128, options=labels_pb2.SegmentationOptions(scales=[0.5, 1.0], flip=True)
     )
     look, photo = done.look, content
+    submission = photo_style_pb2.SubmitTransferRequest(transfer=transfer)
+    async with grpc.aio.insecure_channel(found.ports["gateway"]) as channel:
+        submit: Any = photo_style_pb2_grpc.PhotoStyleStub(channel).SubmitTransfer
+        name = (await submit(submission)).name
+    operations = "google.longrunning.Operations"
+    asked = stylizer_pb2.CheckRoomRequest(params=_PARAMS, width_px=96, height_px=64, remaining_seconds=60)
+    listed = operations_pb2.ListOperationsRequest(name="operations", filter="done = true", page_size=3, page_token="9")
+    waited = operations_pb2.WaitOperationRequest(name=name, timeout=duration_pb2.Duration(seconds=1))
+    watched = photo_style_pb2.WatchTransferRequest(name=name, from_sequence=2)
     return [
-        Attack("segmentation", "Segmentation/Segment", "unary_unary", segment),
-        Attack("stylizer-0", "Stylizer/Stylize", "unary_stream", stylize),
-        Attack("stylizer-0", "Stylizer/Stylize", "unary_stream", resumed),
-        Attack("stylizer-0", "Stylizer/Render", "unary_stream", stylizer_pb2.RenderRequest(look=look, content=photo)),
+        Attack("segmentation", "dpst.v1.Segmentation/Segment", "unary_unary", segment),
+        Attack("stylizer-0", "dpst.v1.Stylizer/CheckRoom", "unary_unary", asked),
+        Attack("stylizer-0", "dpst.v1.Stylizer/Stylize", "unary_stream", stylize),
+        Attack("stylizer-0", "dpst.v1.Stylizer/Stylize", "unary_stream", resumed),
         Attack(
             "stylizer-0",
-            "Stylizer/ExportLook",
+            "dpst.v1.Stylizer/Render",
+            "unary_stream",
+            stylizer_pb2.RenderRequest(look=look, content=photo),
+        ),
+        Attack(
+            "stylizer-0",
+            "dpst.v1.Stylizer/ExportLook",
             "unary_unary",
             stylizer_pb2.StylizerExportLookRequest(look=look, content=photo, points=17),
         ),
-        Attack("gateway", "PhotoStyle/Transfer", "unary_unary", photo_style_pb2.TransferRequest(transfer=transfer)),
+        Attack(
+            "gateway", "dpst.v1.PhotoStyle/Transfer", "unary_unary", photo_style_pb2.TransferRequest(transfer=transfer)
+        ),
         Attack(
             "gateway",
-            "PhotoStyle/TransferStream",
+            "dpst.v1.PhotoStyle/TransferStream",
             "unary_stream",
             photo_style_pb2.TransferStreamRequest(transfer=transfer),
         ),
         Attack(
             "gateway",
-            "PhotoStyle/RenderLook",
+            "dpst.v1.PhotoStyle/RenderLook",
             "unary_stream",
             photo_style_pb2.RenderLookRequest(look=look, content=photo),
         ),
         Attack(
             "gateway",
-            "PhotoStyle/ExportLook",
+            "dpst.v1.PhotoStyle/ExportLook",
             "unary_unary",
             photo_style_pb2.ExportLookRequest(look=look, content=photo, points=17),
         ),
-        Attack("gateway", "PhotoStyle/UploadImage", "stream_unary", uploads_pb2.UploadImageRequest(data=photo.data)),
-        Attack("gateway", "PhotoStyle/DownloadImage", "unary_stream", uploads_pb2.DownloadImageRequest(ref="ab" * 32)),
+        Attack("gateway", "dpst.v1.PhotoStyle/SubmitTransfer", "unary_unary", submission),
+        Attack("gateway", "dpst.v1.PhotoStyle/WatchTransfer", "unary_stream", watched),
+        *(
+            Attack("gateway", f"{operations}/{method}Operation", "unary_unary", kind(name=name))
+            for method, kind in (
+                ("Get", operations_pb2.GetOperationRequest),
+                ("Cancel", operations_pb2.CancelOperationRequest),
+                ("Delete", operations_pb2.DeleteOperationRequest),
+            )
+        ),
+        Attack("gateway", f"{operations}/ListOperations", "unary_unary", listed),
+        Attack("gateway", f"{operations}/WaitOperation", "unary_unary", waited),
+        Attack(
+            "gateway", "dpst.v1.PhotoStyle/UploadImage", "stream_unary", uploads_pb2.UploadImageRequest(data=photo.data)
+        ),
+        Attack(
+            "gateway",
+            "dpst.v1.PhotoStyle/DownloadImage",
+            "unary_stream",
+            uploads_pb2.DownloadImageRequest(ref="ab" * 32),
+        ),
     ]
 
 
@@ -176,7 +215,7 @@ async def fuzzed(found: Cluster, count: int, seed: int, findings: Path) -> Count
 
     async def send(attack: Attack, data: bytes, number: int) -> None:
         async with places:
-            channel, method = channels[attack.process], f"/dpst.v1.{attack.method}"
+            channel, method = channels[attack.process], f"/{attack.method}"
             code = grpc.StatusCode.OK
             try:
                 callable_ = getattr(channel, attack.kind)(method)
@@ -206,7 +245,7 @@ async def fuzzed(found: Cluster, count: int, seed: int, findings: Path) -> Count
 
 async def _run(count: int, seed: int, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        async with cluster(Path(folder), stylizers=1, queue_limit="64") as found:
+        async with cluster(Path(folder), stylizers=1, queue_limit="64", jobs_url=f"sqlite:{folder}/jobs") as found:
             worker = found.worker_of("stylizer-0")
             codes = await fuzzed(found, count, seed, out / "findings")
             alive = found.worker_of("stylizer-0") == worker

@@ -17,15 +17,20 @@ from PIL import Image
 
 from gateway.child import Child
 
-__all__ = ["Cluster", "cluster", "picture"]
+__all__ = ["Cluster", "cluster", "fleet", "picture"]
 
 _READY_SECONDS = 180.0
-_SERVICES = {"segmentation": "dpst.v1.Segmentation", "stylizer": "dpst.v1.Stylizer", "gateway": "dpst.v1.PhotoStyle"}
-_MODULES = {"segmentation": "services.segmentation", "stylizer": "services.stylizer", "gateway": "gateway"}
+_KINDS = {
+    # module and service
+    "segmentation": ("services.segmentation", "dpst.v1.Segmentation"),
+    "stylizer": ("services.stylizer", "dpst.v1.Stylizer"),
+    "stub": ("tests.faults.stub", "dpst.v1.Stylizer"),
+    "gateway": ("gateway", "dpst.v1.PhotoStyle"),
+}
 
 
 class Cluster:
-    """Processes by name: "segmentation", "stylizer-0", "stylizer-1", ..., "gateway".
+    """Processes by name: "segmentation", "stylizer-0", "stylizer-1", ..., "gateway", and "stub-0" for both services.
 
     Args:
         folder: of logs and address files.
@@ -36,21 +41,24 @@ class Cluster:
         self._folder, self._settings = folder, settings
         self.children: dict[str, Child] = {}
         self.ports: dict[str, str] = {}
+        self.behind_gateways: dict[str, str] = {}
 
     async def start(self, name: str, **settings: str) -> None:
         """Start a process, on the port that it had before if it had one; does not wait until it is able to work."""
         kind = name.partition("-")[0]
         port = self.ports[name].rpartition(":")[2] if name in self.ports else "0"
+        if kind == "gateway":
+            settings = {**self.behind_gateways, **settings}
         wanted = {**self._settings, "host": "127.0.0.1", "port": port, "http_port": "0", **settings}
         (self._folder / f"{name}.json").unlink(missing_ok=True)
-        child = Child(name, _MODULES[kind], self._folder, wanted, self._folder / f"{name}.{os.urandom(3).hex()}.log")
+        child = Child(name, _KINDS[kind][0], self._folder, wanted, self._folder / f"{name}.{os.urandom(3).hex()}.log")
         self.children[name] = child
         self.ports[name] = (await asyncio.to_thread(child.address)).grpc
 
     async def ready(self, *names: str) -> None:
         """Wait until these are able to work."""
         for name in names:
-            request = health_pb2.HealthCheckRequest(service=_SERVICES[name.partition("-")[0]])
+            request = health_pb2.HealthCheckRequest(service=_KINDS[name.partition("-")[0]][1])
             async with grpc.aio.insecure_channel(self.ports[name]) as channel, asyncio.timeout(_READY_SECONDS):
                 async for reply in health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True):
                     if reply.status == health_pb2.HealthCheckResponse.SERVING:
@@ -79,8 +87,7 @@ class Cluster:
 @asynccontextmanager
 async def cluster(folder: Path, stylizers: int = 2, **settings: str) -> AsyncIterator[Cluster]:
     """Start everything, wait until it is able to work, and stop it after; ``settings`` are those of every process."""
-    found = Cluster(folder, {"device": "cpu", "log_format": "json", **settings})
-    try:
+    async with _stopped(Cluster(folder, {"device": "cpu", "log_format": "json", **settings})) as found:
         names = [f"stylizer-{n}" for n in range(stylizers)]
         await asyncio.gather(*(found.start(name) for name in ("segmentation", *names)))
         targets = ",".join(found.ports[name] for name in names)
@@ -88,6 +95,26 @@ async def cluster(folder: Path, stylizers: int = 2, **settings: str) -> AsyncIte
             "gateway", segmentation_address=found.ports["segmentation"], stylizer_address=f"ipv4:{targets}"
         )
         await found.ready("segmentation", *names, "gateway")
+        yield found
+
+
+@asynccontextmanager
+async def fleet(folder: Path, gateways: int, stubs: int, **settings: str) -> AsyncIterator[Cluster]:
+    """The same with several gateways in front of stubs."""
+    async with _stopped(Cluster(folder, {"log_format": "json", **settings})) as found:
+        behind = [f"stub-{n}" for n in range(stubs)]
+        await asyncio.gather(*(found.start(name) for name in behind))
+        targets = "ipv4:" + ",".join(found.ports[name] for name in behind)
+        found.behind_gateways = {"segmentation_address": targets, "stylizer_address": targets}
+        names = [f"gateway-{n}" for n in range(gateways)]
+        await asyncio.gather(*(found.start(name) for name in names))
+        await found.ready(*behind, *names)
+        yield found
+
+
+@asynccontextmanager
+async def _stopped(found: Cluster) -> AsyncIterator[Cluster]:
+    try:
         yield found
     finally:
         for child in found.children.values():

@@ -239,8 +239,10 @@ async def test_pages_are_whole_and_the_newest_come_first(store: JobStore) -> Non
     assert seen == [f"operations/{number:03d}" for number in reversed(range(7))]
     only = await store.page("ann", (jobs_pb2.TRANSFER_STATE_DONE,), 3, "")
     assert [record.name for record in only.records] == [ended.name]
-    with pytest.raises(InvalidArgument, match="page_token"):
-        await store.page("ann", ALL, 3, "no token")
+    for wrong in ("no token", "9" * 30, "-1"):
+        with pytest.raises(InvalidArgument, match="page_token"):
+            await store.page("ann", ALL, 3, wrong)
+    assert await store.events(ended.name, 2**64 - 1) == []
 
 
 async def test_what_is_over_is_forgotten_with_its_files(store: JobStore) -> None:

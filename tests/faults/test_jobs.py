@@ -1,0 +1,72 @@
+"""Submitted transfers as their gateway is killed: another one goes on, and nobody can tell from the picture."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dpst_client import AsyncClient, Progress
+from PIL import Image
+
+from tests.faults.cluster import Cluster, cluster, picture
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+LONG = {"mode": "paper", "solve_edge_px": 192, "max_evaluations": 200, "preview_every": 0}
+SOLVING_SECONDS = 3.0
+"""After which there is a checkpoint: they come every two."""
+
+TOLERANCE = 2.0
+"""Mean difference in levels of 255 between a resumed and an uninterrupted solve."""
+
+
+async def second_gateway(found: Cluster) -> None:
+    await found.start(
+        "gateway-1",
+        segmentation_address=found.ports["segmentation"],
+        stylizer_address=f"ipv4:{found.ports['stylizer-0']}",
+    )
+    await found.ready("gateway-1")
+
+
+def levels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
+async def test_another_gateway_goes_on_from_the_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    jobs = {"jobs_url": f"sqlite:{tmp_path / 'jobs'}", "job_lease_seconds": "2", "drain_seconds": "0.2"}
+    shares: list[float] = []
+    solving = asyncio.Event()
+
+    def on_progress(step: Progress) -> None:
+        if step.stage == "solve" and step.done:
+            shares.append(step.done)
+            solving.set()
+
+    async with cluster(tmp_path, stylizers=1, **jobs) as found:
+        async with AsyncClient(found.ports["gateway"], retries=0) as client:
+            name = await client.submit(picture(1), picture(2), **LONG)  # type: ignore[arg-type]
+            watching = asyncio.create_task(client.watch(name, on_progress=on_progress))
+            await solving.wait()
+            await asyncio.sleep(SOLVING_SECONDS)
+            found.signal("gateway", number)
+            assert await found.ended("gateway") == (0 if number is signal.SIGTERM else -number)
+            await asyncio.gather(watching, return_exceptions=True)
+        await second_gateway(found)
+        async with AsyncClient(found.ports["gateway-1"]) as client:
+            resumed = await client.watch(name, on_progress=on_progress, timeout=240)
+            again = await client.submit(picture(1), picture(2), **LONG)  # type: ignore[arg-type]
+            assert again != name
+            whole = await client.watch(again, timeout=240)
+        ordered = [later for earlier, later in itertools.pairwise(sorted(shares)) if later > earlier]
+        assert ordered[-1] == 1.0
+        lows = [share for share in shares if share < 2 / LONG["max_evaluations"]]  # type: ignore[operator]
+        assert len(set(lows)) == len(set(lows[:1])), "begun once"
+        assert np.abs(levels(resumed.picture) - levels(whole.picture)).mean() < TOLERANCE
+        assert resumed.report.evaluations == whole.report.evaluations
