@@ -5,7 +5,7 @@ PROTOS := $(sort $(wildcard protos/dpst/v1/*.proto))
 SERVICE_PROTOS := $(sort $(shell grep -l '^service ' $(PROTOS)))
 PROTOC = PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos -Ibuild/protos
 
-.PHONY: help demo test check protos locks audit clean
+.PHONY: help demo test check protos rules locks audit clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -52,6 +52,15 @@ $(VENV)/audit: pyproject.toml | $(BIN)/python
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \
     --python-platform x86_64-manylinux_2_28 --constraint deploy/locks/constraints.txt --extra otel pyproject.toml
 TORCH_CPU = $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
+
+RULES = deploy/prometheus/rules.yaml
+PROMETHEUS_RULE = deploy/kubernetes/components/servicemonitor/prometheusrule.yaml
+
+rules: $(PROMETHEUS_RULE) ## the alert rules in the form of the Prometheus operator
+
+$(PROMETHEUS_RULE): $(RULES)
+	{ printf '%s\n' '# Made by `make rules` of $(RULES).' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
+	    'metadata:' '  name: dpst' 'spec:'; sed -n '/^groups:/,$$p' $< | sed 's/^\(.\)/  \1/'; } > $@
 
 locks: $(VENV)/audit ## choose the newest versions of what a service needs, into deploy/locks
 	$(LOCK) --extra cpu $(TORCH_CPU) --output-file deploy/locks/cpu.txt

@@ -63,7 +63,9 @@ def test_compose_locks_processes_up() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["build"]["target"] == name
         for volume in service["volumes"]:
-            assert volume.split(":")[0] in compose["volumes"]
+            source, place = volume.split(":")[:2]
+            assert source in compose["volumes"]
+            assert place in stage("process").split("install -d")[1].splitlines()[0].split(), "else it is root's"
     gateway = compose["services"]["gateway"]["environment"]
     for variable in ("DPST_SEGMENTATION_ADDRESS", "DPST_STYLIZER_ADDRESS"):
         service, port = gateway[variable].removeprefix("dns:///").split(":")

@@ -27,7 +27,7 @@ OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 DEPLOYMENTS = {f"dpst-{name}": process for name, process in PROCESSES.items()}
 # Of other projects: what is used of their resources is checked by the tests below.
-FOREIGN = {"Certificate", "ServiceMonitor"}
+FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor"}
 
 Manifest = dict[str, Any]
 
