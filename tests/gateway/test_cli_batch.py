@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -49,7 +50,7 @@ async def test_a_batch_is_done_reported_and_skipped_the_second_time(
     assert (out / "b.png").read_bytes() == photo(colour=(200, 200, 9))
     assert {request.params.strength for request in world.stylizer.requests} == {0.5}
     assert all(request.output.format == image_pb2.IMAGE_FORMAT_PNG for request in world.stylizer.requests)
-    rows = list(csv.DictReader((out / "report.csv").open()))
+    rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
     assert [(row["output"], row["state"], row["evaluations"]) for row in rows] == [
         *(("a.png", "done", "2"), ("b.png", "done", "2"), ("c.png", "done", "2"))
     ]
@@ -85,7 +86,7 @@ async def test_a_failed_photo_fails_alone_and_is_tried_again(world: World, photo
     assert (await dpst(world, photos, out)).exit_code == 1
     ready(world, photo())
     assert (await dpst(world, photos, out)).exit_code == 0
-    rows = list(csv.DictReader((out / "report.csv").open()))
+    rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
     assert {row["state"] for row in rows} == {"done"}
 
 
