@@ -1,9 +1,10 @@
 """Trains the embedded segmentation network ``scene-student``.
 
     python -m services.segmentation.training --teacher <models>/deeplabv3-mnv2-ade20k/1 --photos <folder>
-        --labels <folder of MSRC index PNGs> --out <folder>
+        --labels <folder of MSRC index PNGs> --trunk services/stylizer/models/vgg19-student/1/student.safetensors
+        --out <folder>
 
-The teacher is asked about every view of the photos of ``split.json`` (its list ``train``), and its features at each
+The teacher is asked about every crop of the photos of ``split.json`` (its list ``train``), and its features at each
 stage are learned beside its classes and the common labels that these are grouped into; people's labels count where
 there are any. Writes ``model.onnx`` and ``manifest.json``; ``<folder>.pt`` beside keeps the weights on the way. Under
 two hours on two cores.
@@ -17,6 +18,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from services.common.config import SegmentationSettings
 from services.common.images import ImageLimits
@@ -24,7 +26,7 @@ from services.common.models import find_model
 from services.segmentation.network import Network
 from services.segmentation.training.data import checks, grouping, photos
 from services.segmentation.training.deployed import write
-from services.segmentation.training.lessons import lessons
+from services.segmentation.training.lessons import Lessons
 from services.segmentation.training.scene import SceneNetwork
 from services.segmentation.training.schedule import trained
 from services.segmentation.training.teacher import Teacher
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="model folder <models>/<name>/<version>")
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
+    parser.add_argument("--trunk", type=Path, required=True, help="weights of vgg19-student to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
     parser.add_argument("--minutes", type=float, default=95.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -54,16 +57,13 @@ def main() -> None:
     held_out = checks(photos(split["held_out"], options.photos, None, limits), Network(model, "cpu", threads), groups)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     network = SceneNetwork(len(teacher.labels))
+    network.start_from(load_file(options.trunk))
     kept = options.out.with_name(f"{options.out.name}.pt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    lessons = Lessons(train, teacher, network, options.seed)
     best = trained(
-        network,
-        lessons(train, teacher, options.seed),
-        held_out,
-        groups,
-        60 * options.minutes,
-        lambda mean: torch.save(mean.state_dict(), kept),
+        network, lessons, held_out, groups, 60 * options.minutes, lambda mean: torch.save(mean.state_dict(), kept)
     )
     write(best, groups, options.out)
 

@@ -1,4 +1,4 @@
-"""Photos with what people say of them, the varied views that training sees, and the photos that check it."""
+"""Photos with what people say of them, the varied crops that training sees, and the photos that check it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.convert.torch_export import MEAN, STD
 from services.segmentation.labels import membership
 from services.segmentation.network import Network
-from services.segmentation.sampling import half_pixel, resampled
-from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE
+from services.segmentation.sampling import Axis, half_pixel, resampled
+from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX
 
-__all__ = ["Batch", "Check", "Photo", "checks", "grouping", "normalised", "photos", "views"]
+__all__ = ["Batch", "Check", "Photo", "checks", "crops", "grouping", "normalised", "photos"]
 
 _MSRC_INDICES: Final = (
     *("void", "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water", "face"),
@@ -30,11 +30,11 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_SHOWN: Final = 0.75
-"""Least share of a photo's sides that a view shows."""
+_SCALES: Final = (0.65, 1.3)
+"""Of a photo whose long side is ``INPUT_EDGE_PX``."""
 
-_PASTED, _BLENDED = 0.15, 0.05
-"""Shares of the views that have a part of another in them, or another shining through."""
+_PASTED, _BLENDED = 0.1, 0.05
+"""Shares of the crops that have a part of another in them, or another shining through."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views: photos (N, 3, H, W) RGB 0..1, people (N, h, w) of the pixels 0, 4, 8 ... of both sides."""
+    """Square crops: photos (N, 3, E, E) RGB 0..1, people (N, e, e) with e = (E - 1) / 4.
+
+    The teacher sees all of a crop, the student all but the last row and column.
+    """
 
     photos: Tensor
     people: Tensor
@@ -81,13 +84,13 @@ def _people(path: Path | None, limits: ImageLimits) -> Tensor:
     return torch.from_numpy(people)
 
 
-def views(chosen: Sequence[Photo], height: int, width: int, random: np.random.Generator) -> Batch:
-    """Nearly whole photos, mirrored, with changed light, so that dusk and fog are seen too; some are mixed.
+def crops(chosen: Sequence[Photo], edge_px: int, random: np.random.Generator) -> Batch:
+    """Square crops at random scales, mirrored, with changed light, so that dusk and fog are seen too; some are mixed.
 
     A thousand photos are few: a teacher that is asked about pictures nobody took says more about what it does with
     those that somebody will take (Beyer et al. 2022, who blend; Yun et al. 2019 paste).
     """
-    parts = [_view(photo, height, width, random) for photo in chosen]
+    parts = [_crop(photo, edge_px, random) for photo in chosen]
     pixels, people = (torch.stack(column) for column in zip(*parts, strict=True))
     return _mixed(Batch(pixels, people), random)
 
@@ -97,9 +100,10 @@ def _mixed(batch: Batch, random: np.random.Generator) -> Batch:
     for n, kind in enumerate(random.random(len(pixels))):
         if kind < _PASTED:
             (top, left), (height, width) = random.uniform(0, 0.6, 2), random.uniform(0.3, 0.7, 2)
+            coarse = people.shape[1]
             rows, columns = (
-                slice(int(start * samples), int((start + size) * samples))
-                for start, size, samples in zip((top, left), (height, width), people.shape[1:], strict=True)
+                slice(int(start * coarse), int((start + size) * coarse))
+                for start, size in ((top, height), (left, width))
             )
             fine = [slice(part.start * OUTPUT_STRIDE, part.stop * OUTPUT_STRIDE) for part in (rows, columns)]
             pixels[n, :, fine[0], fine[1]] = batch.photos[n - 1, :, fine[0], fine[1]]
@@ -110,16 +114,20 @@ def _mixed(batch: Batch, random: np.random.Generator) -> Batch:
     return Batch(pixels, people)
 
 
-def _view(photo: Photo, height: int, width: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    share_y, share_x = np.clip(random.uniform(_SHOWN, 1) * np.exp(random.uniform(-0.1, 0.1, 2)), None, 1)
+def _crop(photo: Photo, edge_px: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    height, width = photo.pixels.shape[1:]
+    scale = random.uniform(*_SCALES) * INPUT_EDGE_PX / max(height, width)
+    stretch = random.uniform(0.9, 1.1)
+    share_y, share_x = min(1.0, edge_px * stretch / (height * scale)), min(1.0, edge_px / stretch / (width * scale))
     y, x = random.uniform(0, 1 - share_y), random.uniform(0, 1 - share_x)
+    mirror = random.random() < 0.5
     at_y, at_x = (
-        start + share * (torch.arange(edge) + 0.5) / edge
-        for start, share, edge in ((y, share_y, height), (x, share_x, width))
+        start + share * (torch.arange(edge_px) + 0.5) / edge_px for start, share in ((y, share_y), (x, share_x))
     )
-    at_x = at_x.flip(0) if random.random() < 0.5 else at_x
+    at_x = at_x.flip(0) if mirror else at_x
     pixels = _sampled(photo.pixels[None].float() / 255, at_y, at_x, "bilinear")[0]
-    people = _sampled(photo.people[None, None].float(), at_y[::OUTPUT_STRIDE], at_x[::OUTPUT_STRIDE], "nearest")[0, 0]
+    coarse = slice(OUTPUT_STRIDE // 2, None, OUTPUT_STRIDE)
+    people = _sampled(photo.people[None, None].float(), at_y[coarse], at_x[coarse], "nearest")[0, 0]
     return _relit(pixels, random), people.long()
 
 
@@ -142,17 +150,26 @@ def _relit(photo: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def checks(photos: Sequence[Photo], teacher: Network, groups: Tensor) -> list[Check]:
-    """What the teacher says of whole photos, in common labels, where it gives its scores: a quarter of the size."""
+    """What the teacher says of whole photos, in common labels, at a quarter of the size that they enter it with."""
     found = []
     for photo in photos:
         pixels: NDArray[np.float32] = photo.pixels.permute(1, 2, 0).div(255.0).numpy()
         height, width = pixels.shape[:2]
-        shares = torch.from_numpy(teacher.logits(pixels)).softmax(dim=0)
+        size = [_side(edge, max(height, width)) for edge in (height, width)]
+        logits = teacher.logits(pixels)
+        input_width, input_height = teacher.input_size(width, height)
+        grid = [edge // OUTPUT_STRIDE for edge in size]
+        rows = Axis(logits.shape[1], input_height, teacher.align_corners).for_size(grid[0])
+        columns = Axis(logits.shape[2], input_width, teacher.align_corners).for_size(grid[1])
+        shares = torch.from_numpy(resampled(logits, rows, columns)).softmax(dim=0)
         labels = torch.einsum("kc,chw->khw", groups, shares).argmax(dim=0)
-        new_width, new_height = teacher.input_size(width, height)
-        image = resampled(pixels.transpose(2, 0, 1), half_pixel(height, new_height), half_pixel(width, new_width))
+        image = resampled(pixels.transpose(2, 0, 1), half_pixel(height, size[0]), half_pixel(width, size[1]))
         found.append(Check(normalised(torch.from_numpy(image)[None]), labels))
     return found
+
+
+def _side(edge: int, long_edge: int) -> int:
+    return max(1, round(edge * INPUT_EDGE_PX / long_edge / STEP_PX)) * STEP_PX
 
 
 def normalised(photos: Tensor) -> Tensor:

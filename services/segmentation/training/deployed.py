@@ -75,9 +75,9 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         source="Slim dilated network for the common labels, by python -m services.segmentation.training; "
         "docs/training.md",
         scale="x/255",
-        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
+        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+0",
         stride=OUTPUT_STRIDE,
-        align_corners=True,
+        align_corners=False,
         label_set="common labels of dpst",
         labels=COMMON_LABELS,
     )

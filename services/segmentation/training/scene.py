@@ -1,10 +1,9 @@
-"""The network ``scene-student``: a dilated network whose stages say what its teacher's stages say.
+"""The network ``scene-student``: a slim trunk, a context module with exponentially growing dilation, a light decoder.
 
-Stages of residual blocks with linear outputs (Sandler et al. 2018), whose 3x3 convolutions are dense, because that is
-what a CPU multiplies fast; from an eighth of the size on they widen by dilation, 1, 2, 4, instead of by strides (Yu &
-Koltun 2016). A global mean adds the kind of scene (Chen et al. 2017), and the first stage the contours (Chen et al.
-2018). Each stage ends in as many channels as one of the teacher's, and learns from what the teacher's stage before it
-gave: a few convolutions at a time, with thousands of examples in each photo.
+The trunk is that of ``vgg19-student``, which training starts from: what it sees comes from ImageNet by way of VGG-19.
+The context module is residual blocks at a sixteenth of the size, whose dilations of 1 to 8 look at more and more of the
+photo (Yu & Koltun 2016), with a global mean beside them for the kind of scene (Chen et al. 2017). It is joined with the
+trunk at an eighth and at a quarter of the size (Chen et al. 2018).
 """
 
 from __future__ import annotations
@@ -16,91 +15,80 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "SceneNetwork", "Taught", "Window"]
+__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STAGE_STRIDES", "STEP_PX", "SceneNetwork", "Window"]
 
-INPUT_EDGE_PX: Final = 513
-"""Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
+INPUT_EDGE_PX: Final = 512
+"""Long edge at which photos enter the network: about the teacher's, whose answers depend on it."""
 
 OUTPUT_STRIDE: Final = 4
-STEP_PX: Final = 8
-"""Sides of photos are multiples of this, plus 1: samples of all stages lie on the pixels 0, 4, 8 ... or 0, 8, 16 ..."""
+STEP_PX: Final = 16
+"""Sides of photos are multiples of this."""
 
-STAGES: Final = ("detail", "early", "parts", "middle", "late", "deep", "context")
-"""In their order; the first at a quarter of the photo's size, the others at an eighth."""
+_CONVS: Final = (
+    ("conv1_1", 16),
+    ("conv1_2", 32),
+    ("conv2_1", 48),
+    ("conv2_2", 64),
+    ("conv3_1", 112),
+    ("conv3_2", 112),
+    ("conv3_3", 112),
+    ("conv4_1", 256),
+    ("conv4_2", 96),
+)
+_AS_THEY_ARE: Final = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
+"""Of the trunk, what training does not change: edges and textures are what they are, and they cost the most."""
 
-_ENTRY_CHANNELS: Final = 24
-_DETAIL_CHANNELS: Final = 24
-_ROWS: Final = {
-    # (channels inside, channels, stride, dilation) of each block
-    "early": ((144, 32, 2, 1), (128, 32, 1, 1), (128, 32, 1, 1)),
-    "parts": ((256, 64, 1, 1), (256, 64, 1, 2), (256, 64, 1, 2), (256, 64, 1, 2)),
-    "middle": ((384, 96, 1, 2), (384, 96, 1, 2), (384, 96, 1, 2)),
-    "late": ((384, 160, 1, 2), (512, 160, 1, 4), (512, 160, 1, 4)),
-    "deep": ((640, 320, 1, 4),),
+_DETAIL, _TOP = "conv3_3", ("conv4_1", "conv4_2")
+_TOP_CHANNELS: Final = 352
+_CHANNELS: Final = 256
+_DILATIONS: Final = {"parts": (1, 1, 2), "middle": (2, 4), "late": (4, 8), "deep": (1,)}
+_JOINED_CHANNELS: Final = 128
+_SKIP_CHANNELS: Final = 32
+_DECODER_CHANNELS: Final = 96
+
+STAGES: Final = {
+    "detail": dict(_CONVS)[_DETAIL],
+    "early": _TOP_CHANNELS,
+    **dict.fromkeys(_DILATIONS, _CHANNELS),
+    "context": _CHANNELS,
+    "decoded": _DECODER_CHANNELS,
 }
-_CONTEXT_CHANNELS: Final = 256
-_LOW_CHANNELS: Final = 128
-_SKIP_CHANNELS: Final = 48
-_DECODER_CHANNELS: Final = 128
+"""Channels of the features that a teacher's hints are compared with."""
+
+STAGE_STRIDES: Final = {**dict.fromkeys(STAGES, 16), "detail": 4, "early": 8, "decoded": 4}
+"""Pixels of the photo per sample of these features."""
 
 
 class Window(NamedTuple):
-    """A square of the features, in samples of 8 px: what is decoded of it is worth a whole photo's decoding."""
+    """A square of the joined features, in samples of 8 px: what is decoded of it is worth a whole photo's decoding."""
 
     top: int
     left: int
     edge: int
 
     def of(self, features: Tensor, stride: int) -> Tensor:
-        """The same square of (..., H, W) features with another stride; its corners are samples of both."""
-        top, left = (each * 8 // stride for each in self[:2])
-        edge = (self.edge - 1) * 8 // stride + 1
-        return features[..., top : top + edge, left : left + edge]
+        """The same square of (N, C, H, W) features with another stride."""
+        top, left, edge = (each * 8 // stride for each in self)
+        return features[:, :, top : top + edge, left : left + edge]
 
 
-class Taught(NamedTuple):
-    """The teacher's (N, C, h, w) features of a stage, and for which of the photos, (N,), the next stage takes them."""
-
-    features: Tensor
-    chosen: Tensor
-
-
-def _conv(channels: int, width: int, size: int = 1, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _conv(channels: int, width: int, size: int = 3, dilation: int = 1, stride: int = 1) -> nn.Sequential:
     padding = dilation * (size // 2)
     conv = nn.Conv2d(channels, width, size, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width))
 
 
 class _Block(nn.Module):
-    """A 3x3 convolution with a dilation, and a linear mixture of its channels; residual where the shape stays."""
+    """A residual block: a 3x3 convolution with a dilation, and a mixture of its channels."""
 
-    def __init__(self, channels: int, inside: int, width: int, stride: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.look = _conv(channels, inside, 3, stride, dilation)
-        self.mix = _conv(inside, width)
-        self._adds = stride == 1 and channels == width
+        self.look = _conv(channels, channels, dilation=dilation)
+        self.mix = _conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, width, H/stride, W/stride)."""
-        change: Tensor = self.mix(functional.relu(self.look(x)))
-        return x + change if self._adds else change
-
-
-class _Context(nn.Module):
-    """Each place with the mean of all places beside it."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.here = _conv(channels, width)
-        self.all = nn.Linear(channels, width)
-        self.joined, self.scene = nn.Conv2d(width, width, 1, bias=False), nn.Linear(width, width, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, width, H, W), not negative."""
-        scene = self.scene(functional.relu(self.all(x.mean(dim=(2, 3)))))
-        joined = self.joined(functional.relu(self.here(x)))
-        return functional.relu(self.norm(joined + scene[:, :, None, None]))
+        """(N, C, H, W) to the same."""
+        return functional.relu(x + self.mix(functional.relu(self.look(x))))
 
 
 class SceneNetwork(nn.Module):
@@ -112,59 +100,71 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict(
-            {
-                "detail": nn.Sequential(
-                    *_conv(3, _ENTRY_CHANNELS, 3, stride=2),
-                    nn.ReLU(),
-                    *_conv(_ENTRY_CHANNELS, _ENTRY_CHANNELS, 3),
-                    nn.ReLU(),
-                    _Block(_ENTRY_CHANNELS, 96, _DETAIL_CHANNELS, 2, 1),
-                    _Block(_DETAIL_CHANNELS, 96, _DETAIL_CHANNELS, 1, 1),
-                )
-            }
+        widths = dict(_CONVS)
+        self.convs = nn.ModuleDict()
+        channels = 3
+        for name, width in _CONVS:
+            self.convs[name] = nn.Conv2d(channels, width, 3, padding=1).requires_grad_(name not in _AS_THEY_ARE)
+            channels = width
+        self.enter = nn.Sequential(_conv(_TOP_CHANNELS, _CHANNELS, stride=2), nn.ReLU())
+        self.blocks = nn.ModuleDict(
+            {name: nn.Sequential(*[_Block(_CHANNELS, d) for d in row]) for name, row in _DILATIONS.items()}
         )
-        channels = _DETAIL_CHANNELS
-        for name, row in _ROWS.items():
-            blocks = []
-            for inside, width, stride, dilation in row:
-                blocks.append(_Block(channels, inside, width, stride, dilation))
-                channels = width
-            self.parts[name] = nn.Sequential(*blocks)
-        self.parts["context"] = _Context(channels, _CONTEXT_CHANNELS)
-        self.low = _conv(_CONTEXT_CHANNELS, _LOW_CHANNELS)
-        self.skip = nn.Sequential(*_conv(_DETAIL_CHANNELS, _SKIP_CHANNELS, 3), nn.ReLU())
-        self.decode = nn.Sequential(
-            *_conv(_LOW_CHANNELS + _SKIP_CHANNELS, _DECODER_CHANNELS, 3),
-            nn.ReLU(),
-            *_conv(_DECODER_CHANNELS, _DECODER_CHANNELS, 3),
-            nn.ReLU(),
-        )
+        self.scene = nn.Sequential(nn.Linear(_CHANNELS, _CHANNELS), nn.ReLU(), nn.Linear(_CHANNELS, _CHANNELS))
+        self.context = nn.Sequential(_conv(_CHANNELS, _CHANNELS, 1), nn.ReLU())
+        self.low = _conv(_CHANNELS, _JOINED_CHANNELS, 1)
+        self.high = _conv(_TOP_CHANNELS, _JOINED_CHANNELS, 1)
+        self.join = nn.Sequential(_conv(_JOINED_CHANNELS, _JOINED_CHANNELS), nn.ReLU())
+        self.skip = nn.Sequential(_conv(widths[_DETAIL], _SKIP_CHANNELS, 1), nn.ReLU())
+        self.decode = nn.Sequential(_conv(_JOINED_CHANNELS + _SKIP_CHANNELS, _DECODER_CHANNELS), nn.ReLU())
         self.head = nn.Conv2d(_DECODER_CHANNELS, classes, 1)
 
+    def start_from(self, student: Mapping[str, Tensor]) -> None:
+        """Take the trunk's convolutions from the weights of ``vgg19-student``."""
+        own = {key: value.float() for key, value in student.items() if key in self.state_dict()}
+        wanted = {f"convs.{name}.{part}" for name, _ in _CONVS for part in ("weight", "bias")}
+        if own.keys() != wanted:
+            raise ValueError(f"these weights lack {sorted(wanted - own.keys())}")
+        self.load_state_dict(own, strict=False)
+
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised photos, sides of the form 8k+1, to (N, classes, h, w) before the softmax.
+        """(N, 3, H, W) normalised photos, sides divisible by 16, to (N, classes, H/4, W/4) before the softmax."""
+        return self.stages(self.edges(photos))[0]
 
-        Samples lie on the pixels 0, 4, 8 ...: h = (H - 1) / 4 + 1.
-        """
-        return self.stages(photos)[0]
-
-    def stages(
-        self, photos: Tensor, taught: Mapping[str, Taught] | None = None, window: Window | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scores, of a window if there is one, and what each stage made of what it was given."""
-        made: dict[str, Tensor] = {}
-        passed: dict[str, Tensor] = {}
+    def edges(self, photos: Tensor) -> Tensor:
+        """What training leaves as it is: (N, 3, H, W) normalised photos to (N, C, H/4, W/4)."""
         x = photos
-        for name, stage in self.parts.items():
-            made[name] = x = stage(x)
-            if taught is not None:
-                features, chosen = taught[name]
-                x = torch.where(chosen[:, None, None, None], features.to(x.dtype), x)
-            passed[name] = x
-        low, detail = self.low(x), passed["detail"]
+        for name in _AS_THEY_ARE:
+            x = functional.relu(self.convs[name](x))
+            if name.endswith("_2"):
+                x = functional.max_pool2d(x, 2, 2)
+        return x
+
+    def stages(self, edges: Tensor, window: Window | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scores, and the features of :data:`STAGES`; of a window only where they have the scores' size."""
+        seen: dict[str, Tensor] = {}
+        x = edges
+        for name, conv in self.convs.items():
+            if name in _AS_THEY_ARE:
+                continue
+            if name == "conv4_1":
+                x = functional.max_pool2d(x, 2, 2)
+            seen[name] = x = functional.relu(conv(x))
+        detail, top = seen[_DETAIL], torch.cat([seen[name] for name in _TOP], dim=1)
+        found = {"early": top}
+        x = self.enter(top)
+        for name, blocks in self.blocks.items():
+            found[name] = x = blocks(x)
+        x = x + self.scene(x.mean(dim=(2, 3)))[:, :, None, None]
+        found["context"] = x = self.context(x)
+        x = self.join(functional.relu(_enlarged(self.low(x), top) + self.high(top)))
         if window:
-            low, detail = window.of(low, 8), window.of(detail, OUTPUT_STRIDE)
-        low = functional.interpolate(low, size=detail.shape[2:], mode="bilinear", align_corners=True)
-        scores: Tensor = self.head(self.decode(torch.cat([functional.relu(low), self.skip(detail)], dim=1)))
-        return scores, made
+            x, detail = window.of(x, 8), window.of(detail, OUTPUT_STRIDE)
+        found["detail"] = detail
+        found["decoded"] = x = self.decode(torch.cat([_enlarged(x, detail), self.skip(detail)], dim=1))
+        scores: Tensor = self.head(x)
+        return scores, {name: found[name] for name in STAGES}
+
+
+def _enlarged(features: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
 """The network that is learned from, with a view of what goes on inside it.
 
 What a network says in the end of a thousand photos is little to learn from; its features at each stage are a lesson of
-hundreds of values per place (hints: Romero et al. 2015).
+hundreds of values per place (hints: Romero et al. 2015), and the teacher gives it for any crop that it is shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.common.models import Model
 from services.segmentation.convention import Convention
+from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES
 
 __all__ = ["HINTS", "Teacher"]
 
@@ -30,6 +32,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "late": "/Add_18_output_0",
         "deep": "/convs.50/Conv_output_0",
         "context": "/Relu_2_output_0",
+        "decoded": "/Relu_7_output_0",
     }
 )
 """The stages of ``deeplabv3-mnv2-ade20k/1`` that a student is shown, and their tensors in its ``model.onnx``."""
@@ -55,16 +58,25 @@ class Teacher:
         self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
 
     def __call__(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 8k+1.
+        """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 16k+1.
 
-        Samples of the scores and of "detail" lie on the pixels 0, 4, 8 ... of the photo, those of the others on 0, 8,
-        16 ...
+        Its own samples lie on pixels 0, 4, 8 ... of the photo (or 0, 8, 16 ...); what is returned lies between two of
+        them, where those of a network that pools lie within half a pixel: scores (N, C, (H-1)/4, (W-1)/4), hints at
+        the strides of the student's stages.
         """
         images = np.stack([self._convention.in_units(photo) for photo in photos.numpy()])
         wanted = [self._convention.output_name, *HINTS.values()]
         scores, *hints = (torch.from_numpy(each) for each in self._session.run(wanted, {self._input: images}))
-        return scores, dict(zip(HINTS, hints, strict=True))
+        edge = photos.shape[2] - 1
+        shown = {name: _between(each, edge // STAGE_STRIDES[name]) for name, each in zip(HINTS, hints, strict=True)}
+        return _between(scores, edge // OUTPUT_STRIDE), shown
 
     @property
     def _input(self) -> str:
         return self._convention.input_name
+
+
+def _between(features: Tensor, edge: int) -> Tensor:
+    """Means of neighbouring samples, so many along a side: each two have one between them, or each second two."""
+    step = (features.shape[2] - 1) // edge
+    return functional.avg_pool2d(features, step + 1, stride=step)
