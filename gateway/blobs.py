@@ -11,8 +11,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -69,10 +69,30 @@ class BlobStore:
         """
         if expected is not None:
             _checked(expected, "sha256")
+        with self._incoming_path() as path, await asyncio.to_thread(self._new, path) as file:
+            return await self._written(file, path, pieces, expected)
+
+    def put(self, data: bytes) -> str:
+        """Keep a whole file that is in memory; its address. Blocks. One that is there counts as asked for now.
+
+        Raises:
+            ResourceExhausted, Unavailable: as ``write``.
+        """
+        ref = hashlib.sha256(data).hexdigest()
+        try:
+            os.utime(self._place(ref))
+        except FileNotFoundError:
+            with self._incoming_path() as path, self._new(path) as file:
+                file.write(data)
+                self._publish(file, path, ref)
+        return ref
+
+    @contextmanager
+    def _incoming_path(self) -> Iterator[Path]:
+        """Where a file is written, gone afterwards; says what a disk means that fails."""
         path = self._incoming / uuid.uuid4().hex
         try:
-            with await asyncio.to_thread(self._new, path) as file:
-                return await self._written(file, path, pieces, expected)
+            yield path
         except OSError as error:
             if error.errno in _FULL:
                 raise ResourceExhausted("the disk for uploads is full", _RETRY_SECONDS) from error
@@ -136,14 +156,6 @@ class BlobStore:
             _log.error("a stored file was damaged and is removed", ref=ref)
             raise Unavailable(f"{field}: the stored bytes of {ref} were damaged; upload the file again", _RETRY_SECONDS)
         return found
-
-    def renew(self, ref: str) -> bool:
-        """Whether a file is there; it counts as asked for now."""
-        try:
-            os.utime(self._place(ref))
-        except FileNotFoundError:
-            return False
-        return True
 
     def keep_only(self, needed: Collection[str]) -> None:
         """Remove the files that are not among these, but for those asked for in the last ``keep_seconds``."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -28,15 +27,8 @@ class JobFiles:
         self._blobs = BlobStore(folder, None, _NEW_SECONDS, max_file_bytes)
 
     async def write(self, data: bytes) -> str:
-        """Keep a file; its address. It is on the disk when this returns. Raises as ``BlobStore.write``."""
-        ref = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        if not await asyncio.to_thread(self._blobs.renew, ref):
-
-            async def piece() -> AsyncIterator[bytes]:
-                yield data
-
-            await self._blobs.write(piece(), ref)
-        return ref
+        """Keep a file; its address. It is on the disk when this returns. Raises as ``BlobStore.put``."""
+        return await asyncio.to_thread(self._blobs.put, data)
 
     async def read(self, ref: str, field: str) -> bytes:
         """All bytes of a file. Raises as ``BlobStore.read``."""
