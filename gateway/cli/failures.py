@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import click
 import grpc
@@ -13,11 +16,21 @@ from gateway.stack import StackError
 from services.common.config import settings_problems
 from services.common.models import ModelError
 
-__all__ = ["explained_failures"]
+__all__ = ["explained_failures", "stop_on_sigterm"]
 
 _FAILED = 1
 _USAGE = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def stop_on_sigterm() -> None:
+    """A supervisor's way to say Ctrl-C; elsewhere than in the main thread signals are not ours to set."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
-from gateway.cli.failures import explained_failures
+from gateway.cli.failures import explained_failures, stop_on_sigterm
 from gateway.stack import local_stack
 from services.common.models.location import default_models_dir
 
@@ -51,7 +49,7 @@ def up(
     if jobs_dir is not None or "DPST_JOBS_URL" not in os.environ:
         folder = Path(jobs_dir) if jobs_dir else default_models_dir().with_name("jobs")
         gateway["jobs_url"] = f"sqlite:{folder.absolute()}"
-    signal.signal(signal.SIGTERM, _interrupt)  # a supervisor's way to say Ctrl-C
+    stop_on_sigterm()
     with explained_failures():
         started = False
         try:
@@ -66,7 +64,3 @@ def up(
             if not started:
                 raise
     click.echo("stopped")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -16,11 +16,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpst_client import AsyncClient, TransferFailed
+from dpst_client import AsyncClient, Overloaded, TransferFailed, Unavailable
 from dpst_client.requests import Priority
 
 from tests.faults.cluster import picture
@@ -86,12 +87,18 @@ class Load:
         return await self.keep_busy_until(callers, stop)
 
     async def keep_busy_until(self, callers: int, stop: asyncio.Event) -> Record:
-        """The same, until ``stop``; what is under way then is waited for."""
+        """The same, until ``stop``; what is under way then is waited for.
+
+        Who is refused asks again when it is told to.
+        """
         record = Record()
 
         async def caller() -> None:
             while not stop.is_set():
-                await self._one(client, record)
+                pause = await self._one(client, record)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await stop.wait()
 
         async with AsyncClient(self.target, token=self.token, retries=0) as client, asyncio.TaskGroup() as group:
             for _ in range(callers):
@@ -99,14 +106,18 @@ class Load:
         record.over = time.monotonic()
         return record
 
-    async def _one(self, client: AsyncClient, record: Record) -> None:
+    async def _one(self, client: AsyncClient, record: Record) -> float:
+        """One request; after how many seconds the server wants to be asked again, 0 = it has answered."""
         began = time.monotonic()
-        code = "OK"
+        code, pause = "OK", 0.0
         try:
             await client.transfer(self.content, self.style, timeout=self.timeout, priority=self.priority, **self.params)
         except TransferFailed as error:
             code = error.code.name
+            if isinstance(error, Overloaded | Unavailable):
+                pause = error.retry_after_seconds
         record.add(code, time.monotonic() - began)
+        return pause
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

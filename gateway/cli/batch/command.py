@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.cli.batch.journal import Entry, Journal
 from gateway.cli.batch.report import thumbnail, write_reports
 from gateway.cli.batch.run import Plan, Task, run
-from gateway.cli.failures import explained_failures
+from gateway.cli.failures import explained_failures, stop_on_sigterm
 from gateway.cli.files import READABLE
 from gateway.cli.output import SUFFIXES, output_flags, output_options
 from gateway.cli.parameters import FIELDS, parameter_flags, params_message
@@ -69,6 +69,7 @@ def batch(
         params["label_strengths"] = dict(params_message(values).label_strengths)
     plan = Plan(tasks, style.read_bytes(), params, values["segmentation_model"] or "", at_once)
     hidden = folder / _HIDDEN
+    stop_on_sigterm()
     with explained_failures():
         hidden.mkdir(parents=True, exist_ok=True)
         journal = Journal(hidden / "journal.jsonl")
