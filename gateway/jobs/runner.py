@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
@@ -46,6 +47,17 @@ _REFUSALS: Final = frozenset(
 _FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
+@dataclass(frozen=True)
+class _Means:
+    """What a job is done with."""
+
+    pipeline: Pipeline
+    store: JobStore
+    files: JobFiles
+    policy: Policy
+    metrics: Metrics
+
+
 class Runner:
     """Works on the jobs of a store, so many at a time.
 
@@ -61,8 +73,8 @@ class Runner:
     def __init__(
         self, pipeline: Pipeline, store: JobStore, files: JobFiles, policy: Policy, at_once: int, metrics: Metrics
     ) -> None:
-        self._pipeline, self._store, self._files, self._policy = pipeline, store, files, policy
-        self._at_once, self._metrics = at_once, metrics
+        self._means = _Means(pipeline, store, files, policy, metrics)
+        self._store, self._at_once = store, at_once
 
     async def run(self) -> None:
         """Work until cancelled; what is under way then goes back, to be gone on with elsewhere."""
@@ -74,9 +86,9 @@ class Runner:
     async def _work(self) -> None:
         while True:
             try:
-                claim = await self._store.claim(self._policy)
+                claim = await self._store.claim(self._means.policy)
                 if claim is not None:
-                    await asyncio.create_task(_Job(self, claim).done())
+                    await asyncio.create_task(_Job(self._means, claim).done())
                     continue
             except ServiceError as error:
                 _log.warning("the store of jobs fails", reason=str(error))
@@ -91,11 +103,11 @@ class Runner:
         while True:
             try:
                 count, age_seconds = await self._store.waiting()
-                self._metrics.submitted_waiting.set(count)
-                self._metrics.submitted_age_seconds.set(age_seconds)
+                self._means.metrics.submitted_waiting.set(count)
+                self._means.metrics.submitted_age_seconds.set(age_seconds)
                 if since_sweep >= _SWEEP_SECONDS:
                     since_sweep = 0.0
-                    await self._files.keep_only(await self._store.sweep(self._policy))
+                    await self._means.files.keep_only(await self._store.sweep(self._means.policy))
             except (OSError, ServiceError) as error:
                 _log.warning("the store of jobs fails", reason=str(error))
             await asyncio.sleep(_AWAY_SECONDS)
@@ -105,9 +117,8 @@ class Runner:
 class _Job:
     """One claim, from its photos to its end."""
 
-    def __init__(self, runner: Runner, claim: Claim) -> None:
-        self._pipeline, self._store, self._files = runner._pipeline, runner._store, runner._files
-        self._policy, self._metrics, self._claim = runner._policy, runner._metrics, claim
+    def __init__(self, means: _Means, claim: Claim) -> None:
+        self._means, self._store, self._claim = means, means.store, claim
         self._metadata = claim.metadata
         self._progress = jobs_pb2.TransferProgress.FromString(claim.progress)
         self._kept_progress = claim.progress
@@ -150,9 +161,9 @@ class _Job:
     async def _transferred(self, transfer: photo_style_pb2.Transfer) -> Outcome:
         for name in ("content", "style"):
             image = getattr(transfer, name)
-            image.data = await self._files.read(image.ref, name)
+            image.data = await self._means.files.read(image.ref, name)
         picture, result = io.BytesIO(), jobs_pb2.TransferResult()
-        async with aclosing(self._pipeline.run(transfer, Deadline(None), self._progress)) as events:
+        async with aclosing(self._means.pipeline.run(transfer, Deadline(None), self._progress)) as events:
             async for event in events:
                 if event.HasField("chunk"):
                     picture.write(event.chunk.data)
@@ -161,7 +172,7 @@ class _Job:
                     result.look.CopyFrom(event.done.look)
                 else:
                     self._saw(event)
-        ref = await self._files.write(picture.getvalue())
+        ref = await self._means.files.write(picture.getvalue())
         result.picture.CopyFrom(image_pb2.Image(ref=ref))
         return Outcome(jobs_pb2.TRANSFER_STATE_DONE, result=result, refs=(ref,))
 
@@ -185,7 +196,9 @@ class _Job:
         progress = self._progress.SerializeToString()
         is_new = progress != self._kept_progress
         self._kept_progress = progress
-        return await self._store.beat(self._claim, self._policy, self._metadata, events, progress if is_new else None)
+        return await self._store.beat(
+            self._claim, self._means.policy, self._metadata, events, progress if is_new else None
+        )
 
     async def _ended(self, work: asyncio.Task[Outcome]) -> None:
         try:
@@ -214,6 +227,6 @@ class _Job:
         else:
             attempts = self._metadata.attempts
             _log.warning("an attempt failed", operation=self._claim.name, attempts=attempts, reason=status.message)
-            self._metrics.submitted_retries_total.inc()
+            self._means.metrics.submitted_retries_total.inc()
             pause = _PAUSE_SECONDS[min(attempts, len(_PAUSE_SECONDS)) - 1]
             await self._give_back(max(pause, retry_seconds(status)), status, counts=True)
