@@ -29,6 +29,8 @@ from tests.faults.cluster import picture
 __all__ = ["Load", "Record", "percentiles"]
 
 _PERCENTILES = (50, 90, 99, 100)
+_LEAST_PAUSE_SECONDS = 0.5
+"""Where nobody answers, nobody says when to come back."""
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Load:
         except TransferFailed as error:
             code = error.code.name
             if isinstance(error, Overloaded | Unavailable):
-                pause = error.retry_after_seconds
+                pause = max(_LEAST_PAUSE_SECONDS, error.retry_after_seconds)
         record.add(code, time.monotonic() - began)
         return pause
 
