@@ -20,6 +20,7 @@ from gateway.jobs.store import (
     AGEING_SECONDS,
     ENDED,
     KEPT_ITERATIONS,
+    LONGEST_DELAY_SECONDS,
     Claim,
     Event,
     Outcome,
@@ -48,6 +49,9 @@ _PASSING: Final = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.RESOURC
 _TOKEN: Final = re.compile(r"[0-9]{1,18}")
 _MOST: Final = 1 << 62
 """No number of SQLite's is greater than twice that."""
+
+_VERSION: Final = 1
+"""Of the tables. A gateway leaves a file of a later version alone."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -202,7 +206,11 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.executescript(_SCHEMA)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                connection.close()
+                raise sqlite3.DatabaseError(f"{self._path} has version {version}, this gateway knows {_VERSION}")
+            connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
             self._connection = connection
         return self._connection
 
@@ -245,12 +253,15 @@ def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
     now = time.time()
     query = (
         "SELECT name, token, attempts, cancelled, transfer, progress, metadata, state, submitted_at, error FROM jobs"
-        f" WHERE state IN ({_QUEUED}, {_RUNNING}) AND due_at <= ? ORDER BY submitted_at + ? * priority LIMIT 1"
+        f" WHERE state = {_QUEUED} AND (due_at <= ?1 OR due_at > ?1 + {LONGEST_DELAY_SECONDS})"
+        f" OR state = {_RUNNING} AND (due_at <= ?1 OR due_at > ?1 + 2 * ?2)"  # beyond: the clock was set back
+        " ORDER BY submitted_at + ?3 * priority LIMIT 1"
     )
-    if db.execute(query, (now, AGEING_SECONDS)).fetchone() is None:
+    values = (now, policy.lease_seconds, AGEING_SECONDS)
+    if db.execute(query, values).fetchone() is None:
         return None
     with _writing(db):
-        while (row := db.execute(query, (now, AGEING_SECONDS)).fetchone()) is not None:
+        while (row := db.execute(query, values).fetchone()) is not None:
             name, token, attempts, cancelled, transfer, progress, known, state, submitted_at, error = row
             metadata = jobs_pb2.TransferMetadata.FromString(known)
             reason = None
@@ -360,7 +371,7 @@ def _give_back(
         db.execute(
             "UPDATE jobs SET state = ?, due_at = ?, attempts = ?, metadata = ?, error = ? WHERE name = ?",
             (
-                *(_QUEUED, time.time() + delay_seconds, metadata.attempts),
+                *(_QUEUED, time.time() + min(delay_seconds, LONGEST_DELAY_SECONDS), metadata.attempts),
                 *(metadata.SerializeToString(), error.SerializeToString(), claim.name),
             ),
         )

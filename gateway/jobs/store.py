@@ -14,6 +14,7 @@ __all__ = [
     "AGEING_SECONDS",
     "ENDED",
     "KEPT_ITERATIONS",
+    "LONGEST_DELAY_SECONDS",
     "Claim",
     "Event",
     "JobStore",
@@ -38,6 +39,9 @@ ENDED: Final = frozenset(
 )
 AGEING_SECONDS: Final = 60.0
 """What one step of priority is worth in waiting, as in the stylizer's queue."""
+
+LONGEST_DELAY_SECONDS: Final = 3600.0
+"""Of a job that is given back. One that is due later than that is due now: somebody has set the clock."""
 
 KEPT_ITERATIONS: Final = 20
 """Of a job's events: of its iterations, the last ones only. Those of a long solve are many, and have previews."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from pathlib import Path
 
@@ -247,6 +248,39 @@ async def test_what_is_under_way_is_not_deleted_and_waiting_ends_with_its_timeou
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     request = operations_pb2.WaitOperationRequest(name=name, timeout=duration_pb2.Duration(nanos=200_000_000))
     assert not (await world.operations.WaitOperation(request)).done
+
+
+async def test_a_photo_that_was_deleted_underneath_ends_the_job_and_says_so(world: World, tmp_path: Path) -> None:
+    world.room.replies = [errors.ResourceExhausted("queue full", 0.5)]
+    world.room.replies.append(errors.ResourceExhausted("queue full", 0.5))
+    name = (await submit(world)).name
+    await eventually(lambda: len(world.room.requests) == 2)
+    ref = hashlib.sha256(photo()).hexdigest()
+    (tmp_path / "jobs" / "files" / ref[:2] / ref).unlink()
+    operation = await ended(world, name)
+    assert metadata(operation).state == jobs_pb2.TRANSFER_STATE_FAILED
+    assert operation.error.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert f"content: {ref} is not here" in operation.error.message
+
+
+async def test_a_full_disk_refuses_a_submission(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gateway.blobs.BlobStore._publish", full)
+    error = await refused(submit(world))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "the disk for uploads is full"
+
+
+async def test_a_job_of_an_older_version_is_done(world: World) -> None:
+    """Fields that are no more, or not yet, do no harm: here one that nobody knows."""
+    world.segmentation.replies = [segmented(), segmented()]
+    world.stylizer.replies = [solved()]
+    sent = photo_style_pb2.SubmitTransferRequest(transfer=transfer())
+    unknown = sent.transfer.SerializeToString() + b"\xfa\x3e\x03new"  # field 1007, a string
+    request = photo_style_pb2.SubmitTransferRequest(transfer=photo_style_pb2.Transfer.FromString(unknown))
+    assert result(await ended(world, (await world.stub.SubmitTransfer(request)).name))
 
 
 async def test_photos_of_a_job_outlive_the_uploads(world: World, tmp_path: Path) -> None:

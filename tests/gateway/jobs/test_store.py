@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -15,7 +17,7 @@ from google.rpc import status_pb2
 
 from gateway.jobs.sqlite import SqliteStore
 from gateway.jobs.store import ENDED, KEPT_ITERATIONS, Event, JobStore, Outcome, Policy, Submission, Verdict
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, Unavailable
 
 POLICY = Policy(lease_seconds=5, attempts=3, patience_seconds=1000, keep_seconds=1000)
 ALL = tuple(number for number in jobs_pb2.TransferState.values() if number)
@@ -260,6 +262,42 @@ async def test_what_is_over_is_forgotten_with_its_files(store: JobStore) -> None
     await asyncio.sleep(0.02)
     assert set(await store.sweep(replace(POLICY, keep_seconds=0.01))) == {"ref2", "shared"}
     assert await store.get(ended.name, "ann") is None
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+async def test_a_clock_that_jumps_delays_and_doubles_nothing(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    patient = replace(POLICY, patience_seconds=1e9)
+    await store.submit(job(0))
+    await store.submit(job(1))
+    running = await claimed(store, patient)
+    await store.give_back(await claimed(store, patient), 30, BUSY, counts=False)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    again = {(await claimed(store, patient)).name for _ in range(2)}
+    assert again == {"operations/000", "operations/001"}
+    assert await store.beat(running, patient, running.metadata, [], None) is Verdict.LOST
+    assert await store.claim(patient) is None
+
+
+async def test_a_store_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 2")
+    database.close()
+    store = SqliteStore(path)
+    with pytest.raises(Unavailable, match="has version 2, this gateway knows 1"):
+        await store.submit(job())
+    await store.close()
+
+
+async def test_a_disk_that_fails_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = SqliteStore(tmp_path / "file" / "jobs.sqlite3")
+    with pytest.raises(Unavailable, match="the store of submitted transfers fails"):
+        await store.submit(job())
+    await store.close()
 
 
 async def test_how_many_wait_and_for_how_long(store: JobStore) -> None:
