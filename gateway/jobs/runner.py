@@ -44,7 +44,11 @@ _REFUSALS: Final = frozenset(
     code.value[0]
     for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
 )
-_FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_PASSING: Final = frozenset(
+    code.value[0]
+    for code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+)
+"""Before a solve has begun, these say nothing about the job; later they may be its doing: the worker it has killed."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class _Job:
             await self._give_back(0.0, status, counts=True)
         elif status.code in _REFUSALS:
             await self._store.end(self._claim, self._metadata, Outcome(jobs_pb2.TRANSFER_STATE_FAILED, error=status))
-        elif status.code == _FULL or not self._begun:
+        elif status.code in _PASSING and not self._begun:
             _log.info("a submitted transfer waits", operation=self._claim.name, reason=status.message)
             await self._give_back(retry_seconds(status) or _AWAY_SECONDS, status, counts=False)
         else:

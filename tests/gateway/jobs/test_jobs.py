@@ -171,13 +171,24 @@ async def test_a_checkpoint_that_nobody_can_read_is_dropped(world: World) -> Non
     assert [request.checkpoint.data for request in world.stylizer.requests] == [b"", b""]
 
 
-async def test_after_all_attempts_a_job_is_dead_and_says_why(world: World) -> None:
+@pytest.mark.parametrize(
+    ("reply", "code", "says"),
+    [
+        ([*solved()[:3], errors.DeadlineExceeded("too slow")], grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"),
+        ([*solved()[:3], errors.ResourceExhausted("out of memory", 0.1)], grpc.StatusCode.ABORTED, "out of memory"),
+        (ValueError("a bug"), grpc.StatusCode.INTERNAL, "internal error"),
+    ],
+)
+async def test_after_all_attempts_a_job_is_dead_and_says_why(
+    world: World, reply: object, code: grpc.StatusCode, says: str
+) -> None:
     world.segmentation.replies = [segmented(), segmented()]
-    world.stylizer.replies = [[*solved()[:3], errors.DeadlineExceeded("too slow today")]] * 2
+    replicas = 2 if code is grpc.StatusCode.ABORTED else 1  # of one that is full another one is asked
+    world.stylizer.replies = [reply] * (2 * replicas)
     operation = await ended(world, (await submit(world)).name)
     assert metadata(operation).state == jobs_pb2.TRANSFER_STATE_DEAD
-    assert operation.error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-    assert "given up after 2 attempts: too slow today" in operation.error.message
+    assert operation.error.code == code.value[0]
+    assert f"given up after 2 attempts: {says}" in operation.error.message
 
 
 @pytest.mark.parametrize("running", [True, False])
