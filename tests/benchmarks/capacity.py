@@ -20,17 +20,18 @@ import asyncio
 import math
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import simpy
 
 from tests.benchmarks.load import Load
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
-from tests.faults.cluster import cluster, picture
+from tests.faults.cluster import Cluster, cluster, picture
 
 _PEAK = 2.0
 """Arrivals of the busiest hour, relative to the day's mean."""
@@ -42,11 +43,12 @@ _SIMULATED = 20_000
 
 @dataclass(frozen=True)
 class _Checked:
-    """Seconds from request to answer under load: simulated, and measured."""
+    """Seconds from request to answer under load: simulated, and measured; processor time meanwhile, by process."""
 
     rate: float
     simulated: Sequence[float]
     measured: Sequence[float]
+    processor: Mapping[str, float]
 
 
 def waits(service: Sequence[float], rate: float, replicas: int, photos: int = _SIMULATED, seed: int = 0) -> list[float]:
@@ -104,11 +106,22 @@ async def _measured(options: argparse.Namespace) -> tuple[list[float], _Checked]
             while len(alone) < options.photos:
                 alone += (await load.keep_busy(1, 5.0)).seconds["OK"]
             rate = options.load / float(np.mean(alone))
+            before = _processor_seconds(found)
             record = await load.arrive(rate, options.seconds, seed=1)
+            used = {name: seconds - before[name] for name, seconds in _processor_seconds(found).items()}
             assert record.seconds.keys() == {"OK"}, record.seconds.keys()
     chance = random.Random(2)
     simulated = [wait + chance.choice(alone) for wait in waits(alone, rate, 1)]
-    return alone, _Checked(rate, simulated, record.seconds["OK"])
+    return alone, _Checked(rate, simulated, record.seconds["OK"], used)
+
+
+def _processor_seconds(found: Cluster) -> dict[str, float]:
+    """By process, its workers included."""
+    seconds: dict[str, float] = {}
+    for name, child in found.children.items():
+        process = psutil.Process(child.pid)
+        seconds[name] = sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
+    return seconds
 
 
 def _percentiles(values: Sequence[float]) -> str:
@@ -116,7 +129,7 @@ def _percentiles(values: Sequence[float]) -> str:
 
 
 def _table(service: Sequence[float], checked: _Checked, options: argparse.Namespace) -> list[str]:
-    mean = float(np.mean(service))
+    mean, stylizer = float(np.mean(service)), checked.processor["stylizer-0"]
     lines = [
         "# Replicas for so many photos a day",
         "",
@@ -131,6 +144,10 @@ def _table(service: Sequence[float], checked: _Checked, options: argparse.Namesp
         f"| arrivals a second, {options.load:.0%} of the capacity, for {options.seconds:.0f} s | {checked.rate:.3f} |",
         f"| seconds with waiting, p50, p90, p95, as simulated | {_percentiles(checked.simulated)} |",
         f"| the same as measured, {len(checked.measured)} transfers | {_percentiles(checked.measured)} |",
+        *(
+            f"| processor time of the {name} meanwhile, of the stylizer's | {checked.processor[name] / stylizer:.1%} |"
+            for name in ("gateway", "segmentation")
+        ),
         "",
         f"Day: 95 % wait less than {options.patience:.0f} s when {_PEAK:.0f} times the mean comes. Night: all within "
         f"{_NIGHT_HOURS} hours at {_NIGHT_LOAD:.0%} load. Cost at {options.price:.2f} a replica and hour, of a day, "

@@ -269,7 +269,7 @@ async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: S
 
 async def test_room_is_kept_for_those_who_asked_and_not_for_long(stub: Stub) -> None:
     asked = stylizer_pb2.CheckRoomRequest(width_px=320, height_px=240, params=request().params)
-    await stub.Stylize(request()).read()
+    await finished(stub, request())
     busy = stub.Stylize(LONG)
     async for event in busy:
         if event.HasField("iteration"):

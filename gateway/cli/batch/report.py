@@ -14,7 +14,6 @@ from gateway.cli.batch.journal import Entry
 from gateway.cli.files import write_atomically
 from services.common.config import GatewaySettings
 from services.common.errors import ServiceError
-from services.common.images import ImageLimits, encode_preview, open_photo
 
 __all__ = ["thumbnail", "write_reports"]
 
@@ -28,6 +27,8 @@ _STYLE = (
 
 def thumbnail(photo: Path, place: Path) -> None:
     """Write a small JPEG of a photo; nothing if it cannot be read."""
+    from services.common.images import ImageLimits, encode_preview, open_photo  # libvips, of no use to other commands
+
     try:
         opened = open_photo(photo.read_bytes(), photo.name, ImageLimits.of(GatewaySettings()))
         place.parent.mkdir(parents=True, exist_ok=True)
