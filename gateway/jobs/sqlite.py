@@ -129,7 +129,7 @@ class SqliteStore:
 
     async def end(self, claim: Claim, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> bool:
         """See ``JobStore``."""
-        held = await self._run(lambda db: _is_held(db, claim) and _end(db, claim.name, metadata, outcome))
+        held = await self._run(lambda db: _end_held(db, claim, metadata, outcome))
         self._tell()
         return held
 
@@ -340,7 +340,16 @@ def _beat(
         return Verdict.CANCELLED if cancelled else Verdict.GO_ON
 
 
-def _end(db: sqlite3.Connection, name: str, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> bool:
+def _end_held(db: sqlite3.Connection, claim: Claim, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> bool:
+    with _writing(db):
+        if not _is_held(db, claim):
+            return False
+        _end(db, claim.name, metadata, outcome)
+        return True
+
+
+def _end(db: sqlite3.Connection, name: str, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> None:
+    """Within a transaction."""
     metadata.state = outcome.state
     db.execute(
         "UPDATE jobs SET state = ?, due_at = ?, metadata = ?, progress = x'', result = ?, error = ? WHERE name = ?",
@@ -352,7 +361,6 @@ def _end(db: sqlite3.Connection, name: str, metadata: jobs_pb2.TransferMetadata,
         ),
     )
     _need(db, name, outcome.refs)
-    return True
 
 
 def _give_back(
