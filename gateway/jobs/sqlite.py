@@ -59,9 +59,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER NOT NULL UNIQUE,     -- in the order in which they came
     caller TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
-    priority INTEGER NOT NULL,
     transfer BLOB NOT NULL,
     submitted_at REAL NOT NULL,         -- seconds since 1970, as all times here
+    turn REAL NOT NULL,                 -- that, and what its priority is worth in waiting: the least is next
     state INTEGER NOT NULL,
     due_at REAL NOT NULL,               -- QUEUED: not before; RUNNING: end of the lease; ended: when
     token INTEGER NOT NULL DEFAULT 0,   -- claims so far
@@ -72,7 +72,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     result BLOB,
     error BLOB
 );
-CREATE INDEX IF NOT EXISTS jobs_due ON jobs (state, due_at);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, due_at);
+CREATE INDEX IF NOT EXISTS jobs_in_turn ON jobs (turn) WHERE state IN (1, 2);  -- QUEUED, RUNNING
 CREATE INDEX IF NOT EXISTS jobs_of_caller ON jobs (caller, number);
 CREATE TABLE IF NOT EXISTS events (
     name TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -87,7 +88,7 @@ CREATE TABLE IF NOT EXISTS refs (
     PRIMARY KEY (name, ref)
 ) WITHOUT ROWID;
 """
-_RECORD: Final = "name, caller, fingerprint, metadata, state, attempts, result, error"
+_RECORD: Final = "name, caller, fingerprint, metadata, result, error"
 
 
 class SqliteStore:
@@ -234,11 +235,11 @@ def _submit(db: sqlite3.Connection, job: Submission) -> Record:
         now = time.time()
         metadata = jobs_pb2.TransferMetadata(state=_QUEUED, request_id=job.request_id, submitted_at=now)
         db.execute(
-            "INSERT INTO jobs (name, number, caller, fingerprint, priority, transfer, submitted_at, state, due_at,"
+            "INSERT INTO jobs (name, number, caller, fingerprint, transfer, submitted_at, turn, state, due_at,"
             " metadata) VALUES (?, (SELECT coalesce(max(number), 0) + 1 FROM jobs), ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(job.name, job.caller, job.fingerprint, job.priority, job.transfer),
-                *(now, _QUEUED, now, metadata.SerializeToString()),
+                *(job.name, job.caller, job.fingerprint, job.transfer),
+                *(now, now + AGEING_SECONDS * job.priority, _QUEUED, now, metadata.SerializeToString()),
             ),
         )
         _need(db, job.name, job.refs)
@@ -252,12 +253,15 @@ def _need(db: sqlite3.Connection, name: str, refs: Sequence[str]) -> None:
 def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
     now = time.time()
     query = (
-        "SELECT name, token, attempts, cancelled, transfer, progress, metadata, state, submitted_at, error FROM jobs"
-        f" WHERE state = {_QUEUED} AND (due_at <= ?1 OR due_at > ?1 + {LONGEST_DELAY_SECONDS})"
-        f" OR state = {_RUNNING} AND (due_at <= ?1 OR due_at > ?1 + 2 * ?2)"  # beyond: the clock was set back
-        " ORDER BY submitted_at + ?3 * priority LIMIT 1"
+        "SELECT name, token, attempts, cancelled, transfer, progress, metadata, state, submitted_at, error"
+        # In the order of turns the first that is due ends the search; else all that are due would be sorted.
+        " FROM jobs INDEXED BY jobs_in_turn WHERE state IN (1, 2) AND (due_at <= ?1"
+        # Due later than anything can be: the clock was set back.
+        f" OR state = {_QUEUED} AND due_at > ?1 + {LONGEST_DELAY_SECONDS}"
+        f" OR state = {_RUNNING} AND due_at > ?1 + 2 * ?2)"
+        " ORDER BY turn LIMIT 1"
     )
-    values = (now, policy.lease_seconds, AGEING_SECONDS)
+    values = (now, policy.lease_seconds)
     if db.execute(query, values).fetchone() is None:
         return None
     with _writing(db):
@@ -392,13 +396,12 @@ def _get(db: sqlite3.Connection, name: str, caller: str) -> Record | None:
 def _record(row: tuple[Any, ...] | None) -> Record | None:
     if row is None:
         return None
-    name, caller, fingerprint, known, state, attempts, result, error = row
+    name, caller, fingerprint, known, result, error = row
     metadata = jobs_pb2.TransferMetadata.FromString(known)
-    metadata.state, metadata.attempts = state, attempts
     outcome = None
-    if state in ENDED:
+    if metadata.state in ENDED:
         outcome = Outcome(
-            state,
+            metadata.state,
             None if result is None else jobs_pb2.TransferResult.FromString(result),
             None if error is None else status_pb2.Status.FromString(error),
         )
