@@ -16,8 +16,7 @@ from gateway.fetch import Fetcher
 from gateway.jobs.engine import engine_of
 from gateway.jobs.operations import OperationsServicer
 from gateway.jobs.runner import Runner
-from gateway.jobs.store import JobStore
-from gateway.jobs.submission import Jobs, no_jobs
+from gateway.jobs.submission import Jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
@@ -46,6 +45,7 @@ class _Gateway:
         self._looks = Looks(stylizer, fetcher, settings, metrics)
         self._rates = TokenBuckets(settings.rate_per_minute, settings.rate_burst)
         self._submitted: Jobs | None = None
+        self._runner: Runner | None = None
         self._working: asyncio.Task[None] | None = None
         if self._jobs is not None:
             self._submitted = Jobs(self._jobs.store, self._jobs.files, fetcher, settings)
@@ -57,10 +57,10 @@ class _Gateway:
     def register(self, server: grpc.aio.Server) -> None:
         servicer = PhotoStyleServicer(self._pipeline, self._looks, self._uploads, self._rates, self._submitted)
         add_PhotoStyleServicer_to_server(servicer, server)
-        add_OperationsServicer_to_server(OperationsServicer(self._store), server)
+        add_OperationsServicer_to_server(OperationsServicer(self._jobs.store if self._jobs else None), server)
 
     async def start(self, serving: Callable[[bool], Awaitable[None]]) -> None:
-        if self._jobs is not None:
+        if self._runner is not None:
             self._working = asyncio.create_task(self._runner.run())
         channels = {_SEGMENTATION: self._segmentation, _STYLIZER: self._stylizer}
         await follow_health(channels, serving)
@@ -74,11 +74,6 @@ class _Gateway:
         self._uploads.close()
         if self._jobs is not None:
             await self._jobs.store.close()
-
-    def _store(self) -> JobStore:
-        if self._jobs is None:
-            raise no_jobs()
-        return self._jobs.store
 
 
 def main() -> int:

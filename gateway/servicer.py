@@ -11,7 +11,8 @@ from dpst.v1 import image_pb2, photo_style_pb2, photo_style_pb2_grpc, uploads_pb
 from google.longrunning import operations_pb2
 
 from gateway.downstream import Deadline
-from gateway.jobs.submission import Jobs, no_jobs
+from gateway.jobs.operations import no_jobs
+from gateway.jobs.submission import Jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets

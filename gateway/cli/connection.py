@@ -15,7 +15,7 @@ from gateway.stack import Stack, StackError
 from services.common.client import channel_options
 from services.common.config import ProcessSettings
 
-__all__ = ["connected", "server_flags"]
+__all__ = ["connected", "reached", "server_flags"]
 
 # Failures that only the log explains; any other code says itself what the caller did wrong.
 _OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
@@ -37,21 +37,29 @@ def server_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def connected(
     server: str | None, own: Callable[[Path | None], AbstractContextManager[Stack]], verbose: bool
 ) -> Iterator[grpc.Channel]:
-    """Yield a channel to ``server``, or to the last service of the stack that ``own(log_folder)`` starts.
+    """Yield a channel to what ``reached`` gives."""
+    with reached(server, own, verbose) as target, _channel(target) as channel:
+        yield channel
+
+
+@contextmanager
+def reached(
+    server: str | None, own: Callable[[Path | None], AbstractContextManager[Stack]], verbose: bool
+) -> Iterator[str]:
+    """Yield the address of ``server``, or of the last service of the stack that ``own(log_folder)`` starts.
 
     The stack's logs go to a temporary folder, are shown if the command fails because of the stack, and are written to
     standard error instead if ``verbose``.
     """
     if server is not None:
-        with _channel(server) as channel:
-            yield channel
+        yield server
         return
     with tempfile.TemporaryDirectory(prefix="dpst-logs-") as folder:
         logs = None if verbose else Path(folder)
         try:
-            with own(logs) as stack, _channel(list(stack.addresses.values())[-1].grpc) as channel:
+            with own(logs) as stack:
                 try:
-                    yield channel
+                    yield list(stack.addresses.values())[-1].grpc
                 except grpc.RpcError:
                     stack.check()  # if a service died, that is the better explanation
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, Final
 
 import grpc.aio
@@ -16,13 +16,13 @@ from gateway.jobs.store import ENDED, JobStore, Record, State
 from services.common.auth import current_caller
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 
-__all__ = ["COLLECTION", "OperationsServicer", "operation_of"]
+__all__ = ["COLLECTION", "POLL_SECONDS", "OperationsServicer", "found", "no_jobs", "operation_of"]
 
 COLLECTION: Final = "operations"
 """Of the names of operations: ``operations/<id>``."""
 
 _PAGE, _LONGEST_PAGE = 50, 500
-_POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.25
 """How soon what another gateway did is seen; of this one's own work there is news at once."""
 
 _NOT_A_STATE: Final = jobs_pb2.TRANSFER_STATE_UNSPECIFIED
@@ -50,12 +50,16 @@ def operation_of(record: Record) -> operations_pb2.Operation:
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]  # has no stubs
     """``google.longrunning.Operations``. A caller sees its own operations only.
 
-    Args:
-        store: gives the store, or raises FailedPrecondition if there is none.
+    ``store`` None refuses everything.
     """
 
-    def __init__(self, store: Callable[[], JobStore]) -> None:
-        self._store = store
+    def __init__(self, store: JobStore | None) -> None:
+        self._kept = store
+
+    def _store(self) -> JobStore:
+        if self._kept is None:
+            raise no_jobs()
+        return self._kept
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -88,7 +92,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
             record = await found(store, request.name)
             if record.outcome is not None or (left := limit - time.monotonic()) <= 0:
                 return operation_of(record)
-            await store.news(min(_POLL_SECONDS, left))
+            await store.news(min(POLL_SECONDS, left))
 
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -116,6 +120,11 @@ async def found(store: JobStore, name: str) -> Record:
     if record is None:
         raise _unknown(name)
     return record
+
+
+def no_jobs() -> FailedPrecondition:
+    """What a gateway without a store says."""
+    return FailedPrecondition("DPST_JOBS_URL", "nothing", "set it for this gateway to take submitted transfers")
 
 
 def _unknown(name: str) -> NotFound:

@@ -125,7 +125,7 @@ class _Job:
         self._means, self._store, self._claim = means, means.store, claim
         self._metadata = claim.metadata
         self._progress = jobs_pb2.TransferProgress.FromString(claim.progress)
-        self._kept_progress = claim.progress
+        self._kept = self._achieved()
         self._events: list[Event] = []
         self._begun = False
 
@@ -197,18 +197,18 @@ class _Job:
 
     async def _beat(self) -> Verdict:
         events, self._events = self._events, []
-        progress = self._progress.SerializeToString()
-        is_new = progress != self._kept_progress
-        self._kept_progress = progress
-        return await self._store.beat(
-            self._claim, self._means.policy, self._metadata, events, progress if is_new else None
-        )
+        progress = None
+        if (achieved := self._achieved()) != self._kept:  # megabytes, when there are any
+            self._kept, progress = achieved, self._progress.SerializeToString()
+        return await self._store.beat(self._claim, self._means.policy, self._metadata, events, progress)
+
+    def _achieved(self) -> tuple[bool, int]:
+        """Whether regions are found, and after how many evaluations the checkpoint is: it changes with these."""
+        return self._progress.HasField("content"), self._progress.checkpoint.evaluations
 
     async def _ended(self, work: asyncio.Task[Outcome]) -> None:
         try:
             outcome = work.result()
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             await self._failed(error)
             return

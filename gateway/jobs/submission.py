@@ -14,25 +14,17 @@ from google.longrunning import operations_pb2
 from gateway.admission import admit
 from gateway.fetch import Fetcher
 from gateway.jobs.files import JobFiles
-from gateway.jobs.operations import COLLECTION, found, operation_of
+from gateway.jobs.operations import COLLECTION, POLL_SECONDS, found, operation_of
 from gateway.jobs.store import JobStore, Submission
 from services.common.auth import current_caller
 from services.common.config import GatewaySettings
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import InvalidArgument
 from services.common.status import error_of
 
-__all__ = ["Jobs", "no_jobs"]
-
-_POLL_SECONDS: Final = 0.25
-"""How soon what another gateway did is seen; of this one's own work there is news at once."""
+__all__ = ["Jobs"]
 
 _URGENCY: Final = {params_pb2.PRIORITY_HIGH: 0, params_pb2.PRIORITY_LOW: 2}
 _NORMAL: Final = 1
-
-
-def no_jobs() -> FailedPrecondition:
-    """What a gateway without a store says."""
-    return FailedPrecondition("DPST_JOBS_URL", "nothing", "set it for this gateway to take submitted transfers")
 
 
 class Jobs:
@@ -89,7 +81,7 @@ class Jobs:
                 )
             outcome = record.outcome
             if outcome is None:
-                await self._store.news(_POLL_SECONDS)
+                await self._store.news(POLL_SECONDS)
                 continue
             if outcome.error is not None:
                 raise error_of(outcome.error)

@@ -58,7 +58,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
     def register(server: grpc.aio.Server) -> None:
         photo_style_pb2_grpc.add_PhotoStyleServicer_to_server(servicer, server)
-        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(lambda: engine.store), server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(OperationsServicer(engine.store), server)
 
     gateway, address = await started(settings, register, metrics)
     runner = asyncio.create_task(Runner(pipeline, engine.store, engine.files, engine.policy, 1, metrics).run())

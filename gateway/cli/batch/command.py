@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.cli.batch.journal import Entry, Journal
 from gateway.cli.batch.report import thumbnail, write_reports
 from gateway.cli.batch.run import Plan, Task, run
+from gateway.cli.connection import reached
 from gateway.cli.failures import explained_failures, stop_on_sigterm
 from gateway.cli.files import READABLE
 from gateway.cli.output import SUFFIXES, output_flags, output_options
@@ -69,12 +69,13 @@ def batch(
         params["label_strengths"] = dict(params_message(values).label_strengths)
     plan = Plan(tasks, style.read_bytes(), params, values["segmentation_model"] or "", at_once)
     hidden = folder / _HIDDEN
+    own = functools.partial(local_stack, gateway={"jobs_url": f"sqlite:{(hidden / 'jobs').absolute()}"})
     stop_on_sigterm()
     with explained_failures():
         hidden.mkdir(parents=True, exist_ok=True)
         journal = Journal(hidden / "journal.jsonl")
         try:
-            with _gateway(server, hidden, verbose) as address, _Shown(len(tasks), hidden / "thumbnails") as shown:
+            with reached(server, own, verbose) as address, _Shown(len(tasks), hidden / "thumbnails") as shown:
                 asyncio.run(run(address, os.environ.get("DPST_TOKEN"), plan, journal, shown.entry))
         except TransferFailed as error:
             click.echo(f"error: {error}", err=True)
@@ -100,18 +101,6 @@ def _tasks(photos: Sequence[Path], folder: Path, suffix: str | None, values: dic
             raise click.UsageError(f"{photo} would be overwritten by its result; choose another folder")
         tasks[output.name] = Task(photo, output, output_options(output, values))
     return list(tasks.values())
-
-
-@contextmanager
-def _gateway(server: str | None, hidden: Path, verbose: bool) -> Iterator[str]:
-    """Address of the gateway: the named one, or one of our own that keeps its jobs beside the results."""
-    if server is not None:
-        yield server
-        return
-    with tempfile.TemporaryDirectory(prefix="dpst-logs-") as logs:
-        own = {"jobs_url": f"sqlite:{(hidden / 'jobs').absolute()}"}
-        with local_stack(None if verbose else Path(logs), gateway=own) as stack:
-            yield stack.addresses["gateway"].grpc
 
 
 class _Shown:
