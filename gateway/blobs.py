@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from services.common.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from services.common.errors import InvalidArgument, NotFound, ResourceExhausted, Shortage, Unavailable
 
 __all__ = ["BlobStore"]
 
@@ -95,7 +95,7 @@ class BlobStore:
             yield path
         except OSError as error:
             if error.errno in _FULL:
-                raise ResourceExhausted("the disk for uploads is full", _RETRY_SECONDS) from error
+                raise ResourceExhausted("the disk for uploads is full", _RETRY_SECONDS, Shortage.DISK) from error
             _log.exception("an upload cannot be kept")
             raise Unavailable(f"uploads cannot be kept: {error.strerror}", _RETRY_SECONDS) from error
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from services.common.errors import ResourceExhausted
+from services.common.errors import ResourceExhausted, Shortage
 
 __all__ = ["TokenBuckets"]
 
@@ -51,5 +51,6 @@ class TokenBuckets:
         self._buckets[caller] = bucket
         if bucket.tokens < 1:
             limit = f"{60 * self._rate:g} a minute, {self._burst} at once"
-            raise ResourceExhausted(f"too many requests of {caller}: {limit}", (1 - bucket.tokens) / self._rate)
+            wait = (1 - bucket.tokens) / self._rate
+            raise ResourceExhausted(f"too many requests of {caller}: {limit}", wait, Shortage.RATE)
         bucket.tokens -= 1

@@ -11,7 +11,7 @@ from dpst.v1 import photo_style_pb2, stylizer_pb2
 
 from gateway.downstream import Deadline, explained, is_for_another_replica
 from services.common.config import GatewaySettings
-from services.common.errors import ResourceExhausted
+from services.common.errors import ResourceExhausted, Shortage
 from services.common.images import PhotoInfo
 
 if TYPE_CHECKING:  # the stub of this class has no code behind it
@@ -42,7 +42,9 @@ class Room:
         """Be inside. Raises ResourceExhausted if as many are inside as may be."""
         limit = self._settings.max_inflight
         if self._inside >= limit:
-            raise ResourceExhausted(f"{limit} transfers are under way, as many as may be", _RETRY_SECONDS)
+            raise ResourceExhausted(
+                f"{limit} transfers are under way, as many as may be", _RETRY_SECONDS, Shortage.QUEUE
+            )
         self._inside += 1
         try:
             yield

@@ -18,10 +18,10 @@ from gateway.downstream import Deadline
 from gateway.jobs.files import JobFiles
 from gateway.jobs.store import Claim, Event, JobStore, Outcome, Policy, Verdict
 from gateway.pipeline import Pipeline
-from services.common.errors import ServiceError
+from services.common.errors import ServiceError, Shortage
 from services.common.logs import bind_request_id
 from services.common.metrics import Metrics
-from services.common.status import retry_seconds, status_of
+from services.common.status import retry_seconds, shortage_of, status_of
 
 __all__ = ["Runner"]
 
@@ -48,7 +48,8 @@ _PASSING: Final = frozenset(
     code.value[0]
     for code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 )
-"""Before a solve has begun, these say nothing about the job; later they may be its doing: the worker it has killed."""
+"""Before a solve has begun, these say nothing about the job, unless it is memory that lacks; later they may be its
+doing: the worker it has killed."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class _Job:
             await self._give_back(0.0, status, counts=True)
         elif status.code in _REFUSALS:
             await self._store.end(self._claim, self._metadata, Outcome(jobs_pb2.TRANSFER_STATE_FAILED, error=status))
-        elif status.code in _PASSING and not self._begun:
+        elif status.code in _PASSING and not self._begun and shortage_of(status) is not Shortage.MEMORY:
             _log.info("a submitted transfer waits", operation=self._claim.name, reason=status.message)
             await self._give_back(retry_seconds(status) or _AWAY_SECONDS, status, counts=False)
         else:

@@ -6,7 +6,7 @@
     ├── InvalidArgument      INVALID_ARGUMENT      + BadRequest naming field, value and limit
     ├── NotFound             NOT_FOUND
     ├── FailedPrecondition   FAILED_PRECONDITION   + BadRequest naming field, value and limit
-    ├── ResourceExhausted    RESOURCE_EXHAUSTED    + RetryInfo, grpc-retry-pushback-ms
+    ├── ResourceExhausted    RESOURCE_EXHAUSTED    + ErrorInfo with a Shortage, RetryInfo, grpc-retry-pushback-ms
     ├── Unavailable          UNAVAILABLE           + RetryInfo, grpc-retry-pushback-ms
     ├── DeadlineExceeded     DEADLINE_EXCEEDED
     ├── Unauthenticated      UNAUTHENTICATED
@@ -19,6 +19,7 @@ All of them survive pickling, because workers send them across a process boundar
 
 from __future__ import annotations
 
+import enum
 from typing import Any, ClassVar
 
 import grpc
@@ -32,6 +33,7 @@ __all__ = [
     "PermissionDenied",
     "ResourceExhausted",
     "ServiceError",
+    "Shortage",
     "Unauthenticated",
     "Unavailable",
 ]
@@ -87,10 +89,25 @@ class _RetryableError(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Shortage(enum.StrEnum):
+    """What there is too little of: the ``reason`` of an ``ErrorInfo``, by which a caller can tell whether to wait."""
+
+    QUEUE = "QUEUE_FULL"
+    TIME = "QUEUE_TOO_LONG"
+    MEMORY = "MEMORY"
+    DISK = "DISK_FULL"
+    RATE = "RATE_LIMIT"
+
+
 class ResourceExhausted(_RetryableError):
     """The queue is full or the memory does not suffice."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_after_seconds: float, shortage: Shortage) -> None:
+        """``shortage`` says of what."""
+        super().__init__(message, retry_after_seconds)
+        self.shortage = shortage
 
 
 class Unavailable(_RetryableError):

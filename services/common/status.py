@@ -12,6 +12,7 @@ import grpc.aio
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has stubs, lacks py.typed
 
 from services.common import errors
@@ -25,12 +26,14 @@ __all__ = [
     "mapped_errors",
     "retry_seconds",
     "retryable",
+    "shortage_of",
     "status_metadata",
     "status_of",
 ]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_DOMAIN = "dpst"
 # Codes that mean the same to our caller when a process behind us sends them.
 _PUBLIC = frozenset(
     {
@@ -107,6 +110,15 @@ def retry_seconds(status: status_pb2.Status) -> float:
     return 0.0
 
 
+def shortage_of(status: status_pb2.Status) -> errors.Shortage | None:
+    """What whoever gave ``status`` lacks; None if it did not say so."""
+    for packed in status.details:
+        found = error_details_pb2.ErrorInfo()
+        if packed.Unpack(found) and found.domain == _DOMAIN and found.reason in set(errors.Shortage):
+            return errors.Shortage(found.reason)
+    return None
+
+
 def error_of(status: status_pb2.Status) -> grpc.aio.AioRpcError:
     """What to raise in a handler for a call to end with ``status``."""
     code = next(each for each in grpc.StatusCode if each.value[0] == status.code)
@@ -115,7 +127,7 @@ def error_of(status: status_pb2.Status) -> grpc.aio.AioRpcError:
 
 
 def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata for ``error``: ``BadRequest`` or ``RetryInfo`` details, and the retry pushback."""
+    """Trailing metadata for ``error``: details (see ``services.common.errors``) and the retry pushback."""
     pushback: tuple[tuple[str, str], ...] = ()
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     if isinstance(error, errors.InvalidArgument | errors.FailedPrecondition):
@@ -124,6 +136,8 @@ def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes]
         )
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
     elif isinstance(error, errors.ResourceExhausted | errors.Unavailable):
+        if isinstance(error, errors.ResourceExhausted):
+            _attach(status, error_details_pb2.ErrorInfo(reason=error.shortage, domain=_DOMAIN))
         milliseconds = math.ceil(error.retry_after_seconds * 1000)
         delay = Duration()
         delay.FromMilliseconds(milliseconds)
@@ -134,7 +148,7 @@ def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes]
     return ((_DETAILS_KEY, status.SerializeToString()), *pushback)
 
 
-def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> None:
+def _attach(status: status_pb2.Status, detail: Message) -> None:
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)

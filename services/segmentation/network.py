@@ -13,7 +13,7 @@ import onnxruntime
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import FailedPrecondition, ResourceExhausted, ServiceError
+from services.common.errors import FailedPrecondition, ResourceExhausted, ServiceError, Shortage
 from services.common.models import Model
 from services.segmentation.convention import Convention
 from services.segmentation.lanes import Lanes
@@ -182,7 +182,7 @@ class Network:
         size = f"{photo.shape[2]}x{photo.shape[1]}"
         _log.warning("network failed", model=self.model.name, size=size, reason=str(error))
         if "alloc" in str(error):
-            return ResourceExhausted(f"a photo of {size} needs more memory than there is", retry_after_seconds=2.0)
+            return ResourceExhausted(f"a photo of {size} needs more memory than there is", 2.0, Shortage.MEMORY)
         refused = self._refused(f"it fails at {size}")
         refused.__cause__ = error
         return refused

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from services.common.errors import Cancelled, ResourceExhausted
+from services.common.errors import Cancelled, ResourceExhausted, Shortage
 from services.common.metrics import Metrics
 
 __all__ = ["Cancel", "Place", "Slots"]
@@ -82,7 +82,7 @@ class Slots:
         If the caller is cancelled while work of its place runs, the place is free once that work did end.
         """
         if self._free.locked() and self._waiting >= self._queue_limit:
-            raise ResourceExhausted(f"{self._waiting} photos wait to be segmented already", retry_after_seconds=2.0)
+            raise ResourceExhausted(f"{self._waiting} photos wait to be segmented already", 2.0, Shortage.QUEUE)
         await self._acquire()
         loop = asyncio.get_running_loop()
         self._metrics.inflight.inc()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from services.common.errors import ResourceExhausted
+from services.common.errors import ResourceExhausted, Shortage
 
 __all__ = ["Priority", "Slots"]
 
@@ -85,7 +85,7 @@ class Slots(Generic[_T]):
         has_slot = expected < len(self._free)
         if not has_slot and priority is not Priority.AGAIN and waiting >= self.room(priority):
             wait = self._job_seconds or _RETRY_SECONDS
-            raise ResourceExhausted(f"the queue is full: {waiting} requests are waiting", wait)
+            raise ResourceExhausted(f"the queue is full: {waiting} requests are waiting", wait, Shortage.QUEUE)
 
     async def acquire(self, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
         """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.

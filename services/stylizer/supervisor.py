@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.common.config import StylizerSettings
-from services.common.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from services.common.errors import DeadlineExceeded, ResourceExhausted, Shortage, Unavailable
 from services.common.metrics import Metrics
 from services.stylizer.footprint import predicted_bytes
 from services.stylizer.forecast import Forecast
@@ -158,7 +158,7 @@ class Supervisor:
                 if lost.reason == "memory":
                     limit = f"a worker may have {self._limit_bytes} bytes"
                     raise ResourceExhausted(
-                        f"the job needs more memory than there is: {limit}", _WARM_SECONDS
+                        f"the job needs more memory than there is: {limit}", _WARM_SECONDS, Shortage.MEMORY
                     ) from lost
                 if last or self._stopping:
                     raise Unavailable("the stylizer's worker died", _WARM_SECONDS) from lost
@@ -212,6 +212,7 @@ class Supervisor:
             raise ResourceExhausted(
                 f"the job needs about {needed >> 20} MiB of memory, a worker has {max(0, free) >> 20} MiB for jobs",
                 _WARM_SECONDS,
+                Shortage.MEMORY,
             )
 
     def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:
@@ -226,6 +227,7 @@ class Supervisor:
             raise ResourceExhausted(
                 f"the queue is too long for the deadline: about {wait_seconds:.1f} s, {left:.1f} s are left",
                 max(1.0, wait_seconds + needed - left),
+                Shortage.TIME,
             )
 
     async def _attempt(self, job: Job, terms: Terms, priority: Priority) -> AsyncGenerator[Queued | WorkerEvent, None]:

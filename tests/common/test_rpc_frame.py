@@ -22,6 +22,7 @@ from services.common.config import ProcessSettings
 from services.common.logs import current_request_id, is_request_id
 from services.common.metrics import Metrics
 from services.common.server import PortTakenError, bind, make_server
+from services.common.status import shortage_of, status_of
 
 SETTINGS = ProcessSettings()
 STREAM = {"grpc_type": "server_stream", "grpc_service": "dpst.v1.Stylizer", "grpc_method": "Stylize"}
@@ -90,12 +91,22 @@ async def test_wrong_field_is_named_with_value_and_limit() -> None:
     assert detail.field_violations[0].description == "got 7, allowed: 0..1"
 
 
-@pytest.mark.parametrize("kind", [errors.ResourceExhausted, errors.Unavailable])
-async def test_retryable_error_says_when(kind: type[errors.ResourceExhausted]) -> None:
-    error = await failure(kind("queue full", 1.5))
-    assert error.code() is kind.code
+@pytest.mark.parametrize(
+    ("raised", "shortage"),
+    [
+        (errors.ResourceExhausted("queue full", 1.5, errors.Shortage.QUEUE), errors.Shortage.QUEUE),
+        (errors.ResourceExhausted("too large", 1.5, errors.Shortage.MEMORY), errors.Shortage.MEMORY),
+        (errors.Unavailable("starting", 1.5), None),
+    ],
+)
+async def test_retryable_error_says_when_and_what_lacks(
+    raised: errors.ServiceError, shortage: errors.Shortage | None
+) -> None:
+    error = await failure(raised)
+    assert error.code() is raised.code
+    assert shortage_of(status_of(error)) is shortage
     detail = error_details_pb2.RetryInfo()
-    assert rpc_status.from_call(error).details[0].Unpack(detail)
+    assert rpc_status.from_call(error).details[-1].Unpack(detail)
     assert detail.retry_delay == Duration(seconds=1, nanos=500_000_000)
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1500"
 

@@ -112,13 +112,13 @@ async def test_renders_and_tables(world: World, client: AsyncClient) -> None:
 
 async def test_a_full_server_is_tried_again_when_it_says(world: World, client: AsyncClient) -> None:
     ready(world, 2)
-    full = errors.ResourceExhausted("the queue is full", 0.3)
+    full = errors.ResourceExhausted("the queue is full", 0.3, errors.Shortage.QUEUE)
     world.stylizer.replies = [full, full, solved(b"at last")]
     assert (await client.transfer(photo(), photo())).picture == b"at last"
 
 
 async def test_tries_end_with_their_number_or_the_timeout(world: World) -> None:
-    world.room.replies = [errors.ResourceExhausted("the queue is full", 60)] * 4
+    world.room.replies = [errors.ResourceExhausted("the queue is full", 60, errors.Shortage.QUEUE)] * 4
     async with AsyncClient(world.address, retries=0) as client:
         with pytest.raises(Overloaded, match="queue is full") as caught:
             await client.transfer(photo(), photo())
@@ -209,7 +209,7 @@ async def test_photos_that_fit_into_no_message_are_uploaded(world: World) -> Non
     ready(world, 3)
     content = noisy()
     assert len(content) > 1 << 20
-    full = errors.ResourceExhausted("the queue is full", 0.1)
+    full = errors.ResourceExhausted("the queue is full", 0.1, errors.Shortage.QUEUE)
     world.stylizer.replies = [full, full, solved(), solved(), rendered()]
     async with AsyncClient(world.address, max_message_bytes=1 << 20) as client:
         await client.transfer(content, photo())
@@ -321,7 +321,7 @@ async def test_an_absent_server_is_unavailable() -> None:
 
 async def test_the_client_for_threads_does_the_same(world: World) -> None:
     ready(world, 3)
-    full = errors.ResourceExhausted("the queue is full", 0.1)
+    full = errors.ResourceExhausted("the queue is full", 0.1, errors.Shortage.QUEUE)
     world.stylizer.replies = [full, full, solved(b"picture"), rendered(b"again"), exported(""), solved(b"kept")]
     threads: list[str] = []
 

@@ -249,7 +249,7 @@ async def test_a_stylizers_refusal_arrives_unchanged(world: World) -> None:
 
 async def test_a_full_queue_says_when_to_try_again(world: World) -> None:
     world.segmentation.replies = [segmented(), segmented()]
-    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7)] * 2
+    world.stylizer.replies = [errors.ResourceExhausted("queue full", 7, errors.Shortage.QUEUE)] * 2
     error = await refused(world, transfer())
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "7000"
@@ -257,7 +257,7 @@ async def test_a_full_queue_says_when_to_try_again(world: World) -> None:
 
 
 async def test_what_a_full_queue_would_refuse_is_refused_before_it_is_segmented(world: World) -> None:
-    world.room.replies = [errors.ResourceExhausted("queue full", 7)] * 2
+    world.room.replies = [errors.ResourceExhausted("queue full", 7, errors.Shortage.QUEUE)] * 2
     call = world.stub.TransferStream(photo_style_pb2.TransferStreamRequest(transfer=transfer()))
     with pytest.raises(grpc.aio.AioRpcError, match="queue full") as caught:
         await call.read()

@@ -136,12 +136,20 @@ async def test_a_refusal_ends_the_job_with_its_details(world: World) -> None:
 
 
 async def test_a_full_stylizer_costs_no_attempt_and_segments_nothing(world: World) -> None:
-    world.room.replies = [errors.ResourceExhausted("queue full", 0.1)] * 6
+    world.room.replies = [errors.ResourceExhausted("queue full", 0.1, errors.Shortage.QUEUE)] * 6
     world.segmentation.replies = [segmented(), segmented()]
     world.stylizer.replies = [solved()]
     operation = await ended(world, (await submit(world)).name)
     assert metadata(operation).attempts == 1
     assert result(operation).report.evaluations == 2
+
+
+async def test_too_little_memory_is_an_attempt(world: World) -> None:
+    world.room.replies = [errors.ResourceExhausted("too large", 0.1, errors.Shortage.MEMORY)] * 2  # one a replica
+    world.segmentation.replies = [segmented(), segmented()]
+    world.stylizer.replies = [solved()]
+    operation = await ended(world, (await submit(world)).name)
+    assert metadata(operation).attempts == 2
 
 
 async def test_a_failed_attempt_goes_on_from_its_checkpoint_with_the_same_regions(world: World) -> None:
@@ -175,7 +183,11 @@ async def test_a_checkpoint_that_nobody_can_read_is_dropped(world: World) -> Non
     ("reply", "code", "says"),
     [
         ([*solved()[:3], errors.DeadlineExceeded("too slow")], grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"),
-        ([*solved()[:3], errors.ResourceExhausted("out of memory", 0.1)], grpc.StatusCode.ABORTED, "out of memory"),
+        (
+            [*solved()[:3], errors.ResourceExhausted("out of memory", 0.1, errors.Shortage.MEMORY)],
+            grpc.StatusCode.ABORTED,
+            "out of memory",
+        ),
         (ValueError("a bug"), grpc.StatusCode.INTERNAL, "internal error"),
     ],
 )
@@ -262,8 +274,8 @@ async def test_what_is_under_way_is_not_deleted_and_waiting_ends_with_its_timeou
 
 
 async def test_a_photo_that_was_deleted_underneath_ends_the_job_and_says_so(world: World, tmp_path: Path) -> None:
-    world.room.replies = [errors.ResourceExhausted("queue full", 0.5)]
-    world.room.replies.append(errors.ResourceExhausted("queue full", 0.5))
+    world.room.replies = [errors.ResourceExhausted("queue full", 0.5, errors.Shortage.QUEUE)]
+    world.room.replies.append(errors.ResourceExhausted("queue full", 0.5, errors.Shortage.QUEUE))
     name = (await submit(world)).name
     await eventually(lambda: len(world.room.requests) == 2)
     ref = hashlib.sha256(photo()).hexdigest()
