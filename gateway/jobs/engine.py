@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.jobs.files import JobFiles
+from gateway.jobs.files import FolderFiles, JobFiles
 from gateway.jobs.sqlite import SqliteStore
 from gateway.jobs.store import JobStore, Policy
 from services.common.config import GatewaySettings
+from services.common.process import StartError
 
 __all__ = ["Engine", "engine_of"]
 
@@ -29,20 +30,33 @@ class Engine:
 _Maker = Callable[[str, GatewaySettings], tuple[JobStore, JobFiles]]
 
 
-def _sqlite(rest: str, settings: GatewaySettings) -> tuple[JobStore, JobFiles]:
-    folder = Path(rest).expanduser()
-    return SqliteStore(folder / _DATABASE), JobFiles(folder / _FILES, settings.max_image_bytes)
+def _sqlite(url: str, settings: GatewaySettings) -> tuple[JobStore, JobFiles]:
+    folder = Path(url.removeprefix("sqlite:")).expanduser()
+    return SqliteStore(folder / _DATABASE), FolderFiles(folder / _FILES, settings.max_image_bytes)
 
 
-_ENGINES: dict[str, _Maker] = {"sqlite": _sqlite}
+def _nats(url: str, settings: GatewaySettings) -> tuple[JobStore, JobFiles]:
+    try:
+        from gateway.jobs.jetstream import JetStreamStore
+        from gateway.jobs.jetstream_connection import Connection
+        from gateway.jobs.jetstream_files import JetStreamFiles
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"DPST_JOBS_URL: {url.partition(':')[0]} needs the extra nats: pip install dpst[nats]"
+        ) from error
+    credentials = str(settings.jobs_nats_credentials) if settings.jobs_nats_credentials else None
+    connection = Connection(url.split(","), credentials, settings.jobs_nats_replicas, settings.jobs_nats_prefix)
+    return JetStreamStore(connection), JetStreamFiles(connection)
+
+
+_ENGINES: dict[str, _Maker] = {"sqlite": _sqlite, "nats": _nats, "tls": _nats}
 
 
 def engine_of(settings: GatewaySettings) -> Engine | None:
-    """None if the settings name no store."""
+    """None if the settings name no store. Raises StartError if what it needs is not installed."""
     if settings.jobs_url is None:
         return None
-    kind, _, rest = settings.jobs_url.partition(":")
-    store, files = _ENGINES[kind](rest, settings)
+    store, files = _ENGINES[settings.jobs_url.partition(":")[0]](settings.jobs_url, settings)
     policy = Policy(
         settings.job_lease_seconds, settings.job_attempts, settings.job_patience_seconds, settings.job_keep_seconds
     )

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import grpc
 from dpst.v1 import jobs_pb2
 from google.rpc import status_pb2  # type: ignore[import-untyped]  # has stubs, lacks py.typed
 
+from gateway.jobs import outcomes
 from gateway.jobs.store import (
     AGEING_SECONDS,
     ENDED,
@@ -42,9 +42,6 @@ _BUSY_SECONDS: Final = 10.0
 """How long a writer waits for another one; a transaction takes milliseconds."""
 
 _RETRY_SECONDS: Final = 5.0
-
-_ABORTED: Final = grpc.StatusCode.ABORTED.value[0]
-_PASSING: Final = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
 
 _TOKEN: Final = re.compile(r"[0-9]{1,18}")
 _MOST: Final = 1 << 62
@@ -268,16 +265,19 @@ def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
         while (row := db.execute(query, values).fetchone()) is not None:
             name, token, attempts, cancelled, transfer, progress, known, state, submitted_at, error = row
             metadata = jobs_pb2.TransferMetadata.FromString(known)
-            reason = None
-            if cancelled:
-                reason = _cancelled()
-            elif attempts >= policy.attempts:
-                lost = "the gateway that worked on it was lost" if state == _RUNNING else ""
-                reason = _dead(f"given up after {attempts} attempts", error, lost)
-            elif now - submitted_at > policy.patience_seconds:
-                reason = _dead(f"given up after {policy.patience_seconds:.0f} s in the queue", error)
-            if reason is not None:
-                _end(db, name, metadata, reason)
+            end = (
+                outcomes.cancelled()
+                if cancelled
+                else outcomes.given_up(
+                    policy,
+                    attempts=attempts,
+                    waited_seconds=now - submitted_at,
+                    was_lost=state == _RUNNING,
+                    error=status_pb2.Status.FromString(error or b""),
+                )
+            )
+            if end is not None:
+                _end(db, name, metadata, end)
                 continue
             metadata.state, metadata.attempts = _RUNNING, attempts + 1
             db.execute(
@@ -289,25 +289,6 @@ def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
             )
             return Claim(name, token + 1, transfer, progress, metadata)
     return None
-
-
-def _dead(reason: str, error: bytes | None, otherwise: str = "") -> Outcome:
-    """The code of the last error, ABORTED instead of a passing one, and both texts."""
-    last = status_pb2.Status.FromString(error or b"")
-    text = last.message or otherwise
-    code = last.code or _ABORTED
-    if code in _PASSING:  # it would be read as an invitation to ask for the same operation again
-        code = _ABORTED
-    status = status_pb2.Status(
-        code=code, message=f"{reason}: {text}" if text else reason, details=[] if code == _ABORTED else last.details
-    )
-    return Outcome(jobs_pb2.TRANSFER_STATE_DEAD, error=status)
-
-
-def _cancelled() -> Outcome:
-    code = grpc.StatusCode.CANCELLED.value[0]
-    error = status_pb2.Status(code=code, message="the transfer was cancelled")
-    return Outcome(jobs_pb2.TRANSFER_STATE_CANCELLED, error=error)
 
 
 def _is_held(db: sqlite3.Connection, claim: Claim) -> bool:
@@ -377,7 +358,7 @@ def _give_back(
         attempts, known, cancelled = db.execute(query, (claim.name,)).fetchone()
         metadata = jobs_pb2.TransferMetadata.FromString(known)
         if cancelled:
-            _end(db, claim.name, metadata, _cancelled())
+            _end(db, claim.name, metadata, outcomes.cancelled())
             return
         metadata.state, metadata.attempts = _QUEUED, attempts if counts else attempts - 1
         db.execute(
@@ -427,7 +408,7 @@ def _cancel(db: sqlite3.Connection, name: str, caller: str) -> bool:
             return False
         state, metadata = row
         if state == _QUEUED:
-            _end(db, name, jobs_pb2.TransferMetadata.FromString(metadata), _cancelled())
+            _end(db, name, jobs_pb2.TransferMetadata.FromString(metadata), outcomes.cancelled())
         elif state == _RUNNING:
             db.execute("UPDATE jobs SET cancelled = 1 WHERE name = ?", (name,))
         return True

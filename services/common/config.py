@@ -291,9 +291,19 @@ class GatewaySettings(ProcessSettings):
     )
     jobs_url: str | None = Field(
         default=None,
-        pattern=r"^sqlite:.+",
-        description="Where submitted transfers are kept: sqlite:<folder>, which the gateways of one machine may share; "
+        pattern=r"^(sqlite:.+|(nats|tls)://[^,\s]+(,(nats|tls)://[^,\s]+)*)$",
+        description="Where submitted transfers are kept: sqlite:<folder>, which the gateways of one machine may share, "
+        "or NATS JetStream for those of many, nats://<host>:<port> or tls://..., several servers separated by commas; "
         "unset = none may be submitted. `dpst up` takes ~/.local/share/dpst/jobs.",
+    )
+    jobs_nats_credentials: Path | None = Field(default=None, description="Credentials file for NATS.")
+    jobs_nats_replicas: int = Field(
+        default=1, ge=1, le=5, description="Servers of a NATS cluster that keep each submitted transfer."
+    )
+    jobs_nats_prefix: str = Field(
+        default="dpst",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Of the names of NATS' streams and buckets; fleets that share a server have one each.",
     )
     jobs_at_once: int = Field(
         default=4,

@@ -30,11 +30,15 @@ from services.common.server import PortTakenError, bind, host_port, make_server
 from services.common.tls import TlsError, server_credentials
 from services.common.tracing import TracingError, configure_tracing, stop_tracing
 
-__all__ = ["Service", "run_process"]
+__all__ = ["Service", "StartError", "run_process"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
+
+
+class StartError(Exception):
+    """Why a process cannot start: its text goes to the log, and the exit status is 1."""
 
 
 class Service(Protocol):
@@ -75,7 +79,7 @@ def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Met
     try:
         configure_tracing(name, settings)
         asyncio.run(_serve(settings, Metrics(), lambda metrics: make(settings, metrics)))
-    except (PortTakenError, ModelError, KeyFileError, TlsError, TracingError) as error:
+    except (StartError, PortTakenError, ModelError, KeyFileError, TlsError, TracingError) as error:
         _log.error("cannot start", reason=str(error))
         return 1
     except Exception as error:

@@ -6,6 +6,7 @@ and metrics are those of the code.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tomllib
@@ -13,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
-from services.common.config import unknown_settings
+from gateway.jobs.jetstream import CONSUMERS
+from services.common.config import GatewaySettings, unknown_settings
 from services.common.metrics import Metrics
 from tests.deploy.processes import PROCESSES
 
@@ -27,7 +30,8 @@ OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 DEPLOYMENTS = {f"dpst-{name}": process for name, process in PROCESSES.items()}
 # Of other projects: what is used of their resources is checked by the tests below.
-FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor"}
+FOREIGN = {"Certificate", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 
 Manifest = dict[str, Any]
 
@@ -93,6 +97,8 @@ def test_valid(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         if manifest["kind"] not in FOREIGN:
             kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+        if manifest["kind"] in SCHEMAS:
+            jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
 
 
 def test_variables_are_settings(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +151,11 @@ def test_services_are_found_where_the_gateway_looks(manifests: list[Manifest]) -
 
 
 def test_selectors_select(manifests: list[Manifest]) -> None:
-    labels = {name: m["spec"]["template"]["metadata"]["labels"] for name, m in of_kind(manifests, "Deployment")}
+    labels = {
+        name: manifest["spec"]["template"]["metadata"]["labels"]
+        for kind in ("Deployment", "StatefulSet")
+        for name, manifest in of_kind(manifests, kind)
+    }
     for kind in ("Service", "PodDisruptionBudget"):
         for name, manifest in of_kind(manifests, kind):
             selector = manifest["spec"]["selector"]
@@ -180,7 +190,7 @@ def test_models_that_are_pulled_are_known(manifests: list[Manifest]) -> None:
 
 def test_what_is_of_other_projects(manifests: list[Manifest]) -> None:
     for _, certificate in of_kind(manifests, "Certificate"):
-        services = {name for name, _ in of_kind(manifests, "Service")}
+        services = {name for name, _ in of_kind(manifests, "Service") if name in DEPLOYMENTS}
         assert certificate["apiVersion"] == "cert-manager.io/v1"
         assert set(certificate["spec"]["dnsNames"]) == services
         for _, pod, _ in containers(manifests):
@@ -189,11 +199,38 @@ def test_what_is_of_other_projects(manifests: list[Manifest]) -> None:
     for _, monitor in of_kind(manifests, "ServiceMonitor"):
         assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
         wanted = monitor["spec"]["selector"]["matchLabels"]
-        for _, service in of_kind(manifests, "Service"):
+        for service in (service for name, service in of_kind(manifests, "Service") if name in DEPLOYMENTS):
             assert wanted.items() <= service["metadata"]["labels"].items()
             assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= {
                 port["name"] for port in service["spec"]["ports"]
             }
+
+
+def test_a_scaled_object_asks_for_the_consumers_of_the_code(manifests: list[Manifest]) -> None:
+    for _, scaled in of_kind(manifests, "ScaledObject"):
+        targets = {name for name, _ in of_kind(manifests, "Deployment")}
+        assert scaled["spec"]["scaleTargetRef"]["name"] in targets
+        scalers = {
+            scaler["spec"]["scaleTargetRef"]["name"] for _, scaler in of_kind(manifests, "HorizontalPodAutoscaler")
+        }
+        assert scaled["spec"]["scaleTargetRef"]["name"] not in scalers, "two would pull at one Deployment"
+        stream = f"{GatewaySettings().jobs_nats_prefix}-work"
+        asked = [
+            (trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) for trigger in scaled["spec"]["triggers"]
+        ]
+        assert asked == [(stream, name) for name in CONSUMERS]
+
+
+def test_gateways_find_nats_and_it_keeps_what_they_ask_for(manifests: list[Manifest]) -> None:
+    sets = dict(of_kind(manifests, "StatefulSet"))
+    for name, _, container in containers(manifests):
+        variables = environment(container)
+        if name != "dpst-gateway" or "DPST_JOBS_URL" not in variables:
+            continue
+        host, _, port = variables["DPST_JOBS_URL"].removeprefix("nats://").partition(":")
+        service = dict(of_kind(manifests, "Service"))[host]
+        assert int(port) in {each["port"] for each in service["spec"]["ports"]}
+        assert int(variables["DPST_JOBS_NATS_REPLICAS"]) <= sets[host]["spec"]["replicas"]
 
 
 def test_cards_are_for_stylizers_only() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -25,14 +25,28 @@ from services.common.client import make_channel
 from services.common.config import GatewaySettings
 from services.common.metrics import Metrics
 from tests.gateway.fakes import FakeSegmentation, FakeStylizer, Script, World, started
+from tests.nats_server import NatsServer, nats_server
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for all; each test has names of its own there."""
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+def job_settings(tmp_path: Path) -> dict[str, str]:
+    """Where submitted transfers are kept."""
+    return {"jobs_url": f"sqlite:{tmp_path / 'jobs'}"}
+
+
+@pytest.fixture
+async def world(tmp_path: Path, job_settings: dict[str, str]) -> AsyncIterator[World]:
     """Build a gateway with scripted services behind it."""
     settings = GatewaySettings(
         **{"host": "127.0.0.1", "port": 0, "http_port": 0, "max_inflight": 4, "max_image_bytes": 2 << 20},
-        **{"jobs_url": f"sqlite:{tmp_path / 'jobs'}", "job_attempts": 2},
+        **{**job_settings, "job_attempts": 2},
     )
     segmentation, stylizer, room, metrics = Script(), Script(), Script(), Metrics()
     servers = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import time
+import uuid
 from pathlib import Path
 
 import grpc
@@ -14,8 +16,17 @@ from dpst.v1 import image_pb2, jobs_pb2, params_pb2, photo_style_pb2, progress_p
 from google.longrunning import operations_pb2
 from google.protobuf import duration_pb2
 
+from gateway.jobs.files import NEW_SECONDS
 from services.common import errors
 from tests.gateway.fakes import World, eventually, forever, photo, segmented, solved, transfer
+
+
+@pytest.fixture(params=["sqlite", "nats"])
+def job_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Both engines do the same."""
+    if request.param == "sqlite":
+        return {"jobs_url": f"sqlite:{tmp_path / 'jobs'}"}
+    return {"jobs_url": request.getfixturevalue("nats").url, "jobs_nats_prefix": f"p{uuid.uuid4().hex}"}
 
 
 async def submit(world: World, **fields: object) -> operations_pb2.Operation:
@@ -234,8 +245,11 @@ async def test_a_gateway_that_stops_gives_its_job_back(world: World) -> None:
     events.cancel()
     world.runner.cancel()
     await asyncio.wait({world.runner})
-    claim = await world.engine.store.claim(world.engine.policy)
-    assert claim is not None
+    async with asyncio.timeout(5):
+        while True:  # a server takes a moment to hand it out again
+            if (claim := await world.engine.store.claim(world.engine.policy)) is not None:
+                break
+            await asyncio.sleep(0.01)
     assert jobs_pb2.TransferProgress.FromString(claim.progress).checkpoint.data == b"half way"
     assert claim.metadata.attempts == 1, "it was no fault of the job"
     await eventually(lambda: world.stylizer.cancelled == 1)
@@ -273,19 +287,25 @@ async def test_what_is_under_way_is_not_deleted_and_waiting_ends_with_its_timeou
     assert not (await world.operations.WaitOperation(request)).done
 
 
-async def test_a_photo_that_was_deleted_underneath_ends_the_job_and_says_so(world: World, tmp_path: Path) -> None:
+async def test_a_photo_that_was_deleted_underneath_ends_the_job_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.room.replies = [errors.ResourceExhausted("queue full", 0.5, errors.Shortage.QUEUE)]
     world.room.replies.append(errors.ResourceExhausted("queue full", 0.5, errors.Shortage.QUEUE))
     name = (await submit(world)).name
     await eventually(lambda: len(world.room.requests) == 2)
     ref = hashlib.sha256(photo()).hexdigest()
-    (tmp_path / "jobs" / "files" / ref[:2] / ref).unlink()
+    real = time.time
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: real() + 2 * NEW_SECONDS)
+        await world.engine.files.keep_only(())
     operation = await ended(world, name)
     assert metadata(operation).state == jobs_pb2.TRANSFER_STATE_FAILED
     assert operation.error.code == grpc.StatusCode.NOT_FOUND.value[0]
     assert f"content: {ref} is not here" in operation.error.message
 
 
+@pytest.mark.parametrize("job_settings", ["sqlite"], indirect=True)
 async def test_a_full_disk_refuses_a_submission(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -306,7 +326,7 @@ async def test_a_job_of_an_older_version_is_done(world: World) -> None:
     assert result(await ended(world, (await world.stub.SubmitTransfer(request)).name))
 
 
-async def test_photos_of_a_job_outlive_the_uploads(world: World, tmp_path: Path) -> None:
+async def test_photos_of_a_job_outlive_the_uploads(world: World) -> None:
     async def pieces():
         yield uploads_pb2.UploadImageRequest(data=photo())
 
@@ -315,4 +335,4 @@ async def test_photos_of_a_job_outlive_the_uploads(world: World, tmp_path: Path)
     world.stylizer.replies = [solved()]
     operation = await ended(world, (await submit(world, content=image_pb2.Image(ref=uploaded.ref))).name)
     assert result(operation)
-    assert (tmp_path / "jobs" / "files" / uploaded.ref[:2] / uploaded.ref).read_bytes() == photo()
+    assert await world.engine.files.read(uploaded.ref, "content") == photo()

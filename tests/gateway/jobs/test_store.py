@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -12,12 +14,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from dpst.v1 import image_pb2, jobs_pb2
+from dpst.v1 import image_pb2, jobs_pb2, look_pb2
 from google.rpc import status_pb2
 
+from gateway.jobs.files import NEW_SECONDS, FolderFiles, JobFiles
+from gateway.jobs.jetstream import JetStreamStore
+from gateway.jobs.jetstream_connection import Connection
+from gateway.jobs.jetstream_files import JetStreamFiles
 from gateway.jobs.sqlite import SqliteStore
 from gateway.jobs.store import ENDED, KEPT_ITERATIONS, Event, JobStore, Outcome, Policy, Submission, Verdict
-from services.common.errors import InvalidArgument, Unavailable
+from services.common.errors import InvalidArgument, NotFound, Unavailable
+from tests.nats_server import NatsServer
 
 POLICY = Policy(lease_seconds=5, attempts=3, patience_seconds=1000, keep_seconds=1000)
 ALL = tuple(number for number in jobs_pb2.TransferState.values() if number)
@@ -26,13 +33,18 @@ BUSY = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="the
 Opener = Callable[[], JobStore]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "jetstream"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens the same store once more, as another gateway does."""
     stores: list[JobStore] = []
+    prefix = f"p{uuid.uuid4().hex}"  # a store of its own on the one server
 
     def open_() -> JobStore:
-        stores.append(SqliteStore(tmp_path / "jobs" / "jobs.sqlite3"))
+        if request.param == "sqlite":
+            stores.append(SqliteStore(tmp_path / "jobs" / "jobs.sqlite3"))
+        else:
+            server = request.getfixturevalue("nats")
+            stores.append(JetStreamStore(Connection([server.url], None, 1, prefix)))
         return stores[-1]
 
     yield open_
@@ -52,9 +64,22 @@ def job(number: int = 0, **fields: object) -> Submission:
 
 
 async def claimed(store: JobStore, policy: Policy = POLICY):
-    claim = await store.claim(policy)
-    assert claim is not None
-    return claim
+    """The next job; one that was given back may take a server a moment."""
+    async with asyncio.timeout(5):
+        while True:
+            if (claim := await store.claim(policy)) is not None:
+                return claim
+            await asyncio.sleep(0.01)
+
+
+async def given_up(store: JobStore, policy: Policy = POLICY, becomes: str = "DEAD") -> None:
+    """The one job that there is becomes this when somebody would claim it, and nobody gets it."""
+    async with asyncio.timeout(5):
+        while True:
+            assert await store.claim(policy) is None
+            if await state(store, "operations/000") == becomes:
+                return
+            await asyncio.sleep(0.01)
 
 
 def done(ref: str = "picture") -> Outcome:
@@ -119,11 +144,12 @@ async def test_the_urgent_go_first_and_equals_in_order(store: JobStore) -> None:
 
 async def test_a_lost_lease_goes_to_another_and_the_first_is_told(store: JobStore) -> None:
     await store.submit(job())
-    lost = await claimed(store, replace(POLICY, lease_seconds=0.05))
-    assert await store.beat(lost, replace(POLICY, lease_seconds=0.05), lost.metadata, [], b"far") is Verdict.GO_ON
-    assert await store.claim(POLICY) is None
-    await asyncio.sleep(0.1)
-    taken = await claimed(store)
+    short = replace(POLICY, lease_seconds=0.3)
+    lost = await claimed(store, short)
+    assert await store.beat(lost, short, lost.metadata, [], b"far") is Verdict.GO_ON
+    assert await store.claim(short) is None
+    await asyncio.sleep(0.4)
+    taken = await claimed(store, short)
     assert (taken.progress, taken.metadata.attempts) == (b"far", 2)
     assert await store.beat(lost, POLICY, lost.metadata, [Event(9, b"late")], b"late") is Verdict.LOST
     assert not await store.end(lost, lost.metadata, done("late"))
@@ -153,8 +179,7 @@ async def test_after_its_attempts_a_job_is_dead_and_says_why(store: JobStore) ->
     await store.submit(job())
     for _ in range(POLICY.attempts):
         await store.give_back(await claimed(store), 0, BUSY, counts=True)
-    assert await store.claim(POLICY) is None
-    assert await state(store, "operations/000") == "DEAD"
+    await given_up(store)
     record = await store.get("operations/000", "ann")
     assert record is not None
     assert record.outcome is not None
@@ -166,11 +191,11 @@ async def test_after_its_attempts_a_job_is_dead_and_says_why(store: JobStore) ->
 
 async def test_a_job_that_takes_its_gateways_with_it_is_dead(store: JobStore) -> None:
     await store.submit(job())
-    short = replace(POLICY, lease_seconds=0.01)
+    short = replace(POLICY, lease_seconds=0.05)
     for _ in range(POLICY.attempts):
         await claimed(store, short)
-        await asyncio.sleep(0.03)
-    assert await store.claim(short) is None
+        await asyncio.sleep(0.15)
+    await given_up(store, short)
     record = await store.get("operations/000", "ann")
     assert record is not None
     assert record.outcome is not None
@@ -182,8 +207,7 @@ async def test_nobody_waits_for_ever(store: JobStore) -> None:
     await store.submit(job())
     await store.give_back(await claimed(store), 0, BUSY, counts=False)
     await asyncio.sleep(0.05)
-    assert await store.claim(replace(POLICY, patience_seconds=0.02)) is None
-    assert await state(store, "operations/000") == "DEAD"
+    await given_up(store, replace(POLICY, patience_seconds=0.02))
 
 
 async def test_cancel(store: JobStore) -> None:
@@ -206,11 +230,11 @@ async def test_cancel(store: JobStore) -> None:
 
 async def test_a_cancelled_job_whose_gateway_was_lost_is_cancelled(store: JobStore) -> None:
     await store.submit(job())
-    await claimed(store, replace(POLICY, lease_seconds=0.01))
+    short = replace(POLICY, lease_seconds=0.05)
+    await claimed(store, short)
     await store.cancel("operations/000", "ann")
-    await asyncio.sleep(0.03)
-    assert await store.claim(POLICY) is None
-    assert await state(store, "operations/000") == "CANCELLED"
+    await asyncio.sleep(0.15)
+    await given_up(store, short, becomes="CANCELLED")
 
 
 async def test_of_iterations_the_last_ones_are_kept(store: JobStore) -> None:
@@ -264,6 +288,7 @@ async def test_what_is_over_is_forgotten_with_its_files(store: JobStore) -> None
     assert await store.get(ended.name, "ann") is None
 
 
+@pytest.mark.parametrize("opened", ["sqlite"], indirect=True)  # leases of the other one are timed by its server
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 async def test_a_clock_that_jumps_delays_and_doubles_nothing(
     store: JobStore, monkeypatch: pytest.MonkeyPatch, jump: float
@@ -346,3 +371,93 @@ async def test_many_gateways_share_jobs_without_doing_one_twice(opened: Opener) 
         await asyncio.gather(*tasks, *(works(store) for store in stores))
     assert set(done_by.values()) == {1}
     assert len(done_by) == 60
+
+
+async def test_a_server_that_is_away_is_said_and_what_it_kept_is_there_again(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    away = JetStreamStore(Connection(["nats://127.0.0.1:9"], None, 1, "dpst"))
+    with pytest.raises(Unavailable, match="the store of submitted transfers fails: NATS: "):
+        await away.submit(job())
+    await away.close()
+    server.start()
+    store = JetStreamStore(Connection([server.url], None, 1, "dpst"))
+    try:
+        patient = replace(POLICY, lease_seconds=30)
+        await store.submit(job(0))
+        await store.submit(job(1))
+        claim = await claimed(store, patient)
+        server.stop()
+        with pytest.raises(Unavailable, match="NATS"):
+            await store.get(claim.name, "ann")
+        server.start()
+        assert await state(store, claim.name) == "RUNNING"
+        assert await store.beat(claim, patient, claim.metadata, [Event(1, b"one")], b"half") is Verdict.GO_ON
+        assert await store.end(claim, claim.metadata, done())
+        assert (await claimed(store, patient)).name == "operations/001"
+        assert await store.claim(patient) is None
+        assert await store.waiting() == (0, 0.0)
+    finally:
+        await store.close()
+        server.stop()
+
+
+async def test_a_bucket_of_a_later_version_is_left_alone(nats: NatsServer) -> None:
+    connection = Connection([nats.url], None, 1, "later")
+    store = JetStreamStore(connection)
+    await store.submit(job())
+    bucket = await (await connection.jetstream()).key_value("later-jobs")
+    await bucket.put("version", b"2")
+    await store.close()
+    again = JetStreamStore(Connection([nats.url], None, 1, "later"))
+    with pytest.raises(Unavailable, match="has version 2, this gateway knows 1"):
+        await again.submit(job(1))
+    await again.close()
+
+
+async def test_what_a_message_cannot_hold_is_kept_too(nats: NatsServer) -> None:
+    large = bytes(range(256)) * 12_000
+    store = JetStreamStore(Connection([nats.url], None, 1, f"p{uuid.uuid4().hex}"))
+    await store.submit(job(transfer=large))
+    claim = await claimed(store)
+    assert claim.transfer == large
+    for sequence, progress in ((1, large[::-1]), (2, large[1:])):
+        claim.metadata.sequence = sequence
+        await store.beat(claim, POLICY, claim.metadata, [], progress)
+    await store.give_back(claim, 0, BUSY, counts=False)
+    again = await claimed(store)
+    assert again.progress == large[1:]
+    result = jobs_pb2.TransferResult(look=look_pb2.Look(data=large))
+    await store.end(again, again.metadata, Outcome(jobs_pb2.TRANSFER_STATE_DONE, result=result))
+    record = await store.get(claim.name, "ann")
+    assert record is not None
+    assert record.outcome is not None
+    assert record.outcome.result == result
+    assert await store.delete(claim.name, "ann")
+    left = await store._objects.list()  # type: ignore[union-attr]
+    assert [info.name for info in left if not info.deleted] == []
+    await store.close()
+
+
+@pytest.fixture(params=["folder", "jetstream"])
+async def files(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobFiles]:
+    if request.param == "folder":
+        yield FolderFiles(tmp_path / "files", 1 << 20)
+        return
+    connection = Connection([request.getfixturevalue("nats").url], None, 1, f"p{uuid.uuid4().hex}")
+    yield JetStreamFiles(connection)
+    await connection.close()
+
+
+async def test_files_stay_as_long_as_a_job_needs_them(files: JobFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    await files.keep_only(())
+    kept, gone = b"a photo" * 50_000, b"another"
+    refs = [await files.write(data) for data in (kept, gone, kept)]
+    assert refs == [hashlib.sha256(data).hexdigest() for data in (kept, gone, kept)]
+    await files.keep_only(refs[:1])
+    assert await files.read(refs[1], "content") == gone, "it is new: its job may be on the way"
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * NEW_SECONDS)
+    await files.keep_only(refs[:1])
+    assert await files.read(refs[0], "content") == kept
+    with pytest.raises(NotFound, match=f"style: {refs[1]} is not here"):
+        await files.read(refs[1], "style")
