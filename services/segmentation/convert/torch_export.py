@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import onnx
@@ -42,27 +43,29 @@ class _Normalised(nn.Module):
     normalisation.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        self.mean, self.std = (nn.Buffer(torch.tensor(values).reshape(1, 3, 1, 1)) for values in (MEAN, STD))
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).reshape(1, 3, 1, 1)) for values in (mean, std))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.network((image - self.mean) / self.std)["out"])
 
 
-def export_onnx(network: nn.Module, classes: int) -> onnx.ModelProto:
+def export_onnx(
+    network: nn.Module, classes: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> onnx.ModelProto:
     """Export a network that takes normalised pictures and returns ``{"out": logits}``.
 
-    The result takes ``image``, NCHW float32 RGB 0..1 (``x/255`` of a manifest): the normalisation by ImageNet's
-    mean and deviation is its first step. It returns ``logits``; batch, height and width are free. The network is
-    left in evaluation mode. Raises ConvertError if the result is no valid ONNX.
+    The result takes ``image``, NCHW float32 RGB 0..1 (``x/255`` of a manifest): the normalisation by
+    ``mean`` and ``std`` of RGB 0..1 is its first step. It returns ``logits``; batch, height and width are free. The
+    network is left in evaluation mode. Raises ConvertError if the result is no valid ONNX.
     """
     free: dict[str, Any] = {"image": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what PyTorch deprecates
         program = torch.onnx.export(
-            _Normalised(network).eval(),
+            _Normalised(network, mean, std).eval(),
             (torch.zeros(_EXAMPLE_SHAPE),),
             input_names=["image"],
             output_names=["logits"],

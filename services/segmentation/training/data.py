@@ -1,4 +1,4 @@
-"""Photos with what people say of them, the varied crops that training sees, and the photos that check it."""
+"""Photos with what people say of them, the varied views that training sees, and the photos that check it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from torch.nn import functional
 from services.common.class_sets import MSRC
 from services.common.images import ImageLimits, open_photo
 from services.common.taxonomy import COMMON_LABELS
-from services.segmentation.convert.torch_export import MEAN, STD
 from services.segmentation.labels import membership
-from services.segmentation.network import Network
-from services.segmentation.sampling import Axis, half_pixel, resampled
+from services.segmentation.sampling import half_pixel, resampled
 from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX
+from services.segmentation.training.teacher import Teacher
 
-__all__ = ["Batch", "Check", "Photo", "checks", "crops", "grouping", "normalised", "photos"]
+__all__ = ["DEVIATION", "MEAN", "Batch", "Check", "Photo", "checks", "grouping", "normalised", "photos", "views"]
+
+MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+"""Of RGB 0..1, as the trunk was trained on ImageNet."""
 
 _MSRC_INDICES: Final = (
     *("void", "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water", "face"),
@@ -30,11 +32,11 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_SCALES: Final = (0.65, 1.3)
-"""Of a photo whose long side is ``INPUT_EDGE_PX``."""
+_WHOLE, _LEAST_SHARE = 0.4, 0.65
+"""Share of the views that show all of a photo, and the least share of its sides that the others show."""
 
-_PASTED, _BLENDED = 0.1, 0.05
-"""Shares of the crops that have a part of another in them, or another shining through."""
+_RELIT: Final = 0.6
+"""Share of the views whose light is changed."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Batch:
-    """Square crops: photos (N, 3, E, E) RGB 0..1, people (N, e, e) with e = (E - 1) / 4.
-
-    The teacher sees all of a crop, the student all but the last row and column.
-    """
+    """Views of one size: photos (N, 3, H, W) RGB 0..1, people (N, (H-1)/4+1, (W-1)/4+1), of each fourth pixel."""
 
     photos: Tensor
     people: Tensor
@@ -84,51 +83,32 @@ def _people(path: Path | None, limits: ImageLimits) -> Tensor:
     return torch.from_numpy(people)
 
 
-def crops(chosen: Sequence[Photo], edge_px: int, random: np.random.Generator) -> Batch:
-    """Square crops at random scales, mirrored, with changed light, so that dusk and fog are seen too; some are mixed.
+def views(chosen: Sequence[Photo], size: tuple[int, int], random: np.random.Generator) -> Batch:
+    """Views (height, width) of photos: all of one or a part, mirrored, in changed light, for dusk and fog are to come.
 
-    A thousand photos are few: a teacher that is asked about pictures nobody took says more about what it does with
-    those that somebody will take (Beyer et al. 2022, who blend; Yun et al. 2019 paste).
+    Whole photos are what the network is asked about, and a teacher says of the middle of a photo what it says of the
+    whole on 85 % of the pixels only.
     """
-    parts = [_crop(photo, edge_px, random) for photo in chosen]
+    parts = [_view(photo, size, random) for photo in chosen]
     pixels, people = (torch.stack(column) for column in zip(*parts, strict=True))
-    return _mixed(Batch(pixels, people), random)
-
-
-def _mixed(batch: Batch, random: np.random.Generator) -> Batch:
-    pixels, people = batch.photos.clone(), batch.people.clone()
-    for n, kind in enumerate(random.random(len(pixels))):
-        if kind < _PASTED:
-            (top, left), (height, width) = random.uniform(0, 0.6, 2), random.uniform(0.3, 0.7, 2)
-            coarse = people.shape[1]
-            rows, columns = (
-                slice(int(start * coarse), int((start + size) * coarse))
-                for start, size in ((top, height), (left, width))
-            )
-            fine = [slice(part.start * OUTPUT_STRIDE, part.stop * OUTPUT_STRIDE) for part in (rows, columns)]
-            pixels[n, :, fine[0], fine[1]] = batch.photos[n - 1, :, fine[0], fine[1]]
-            people[n, rows, columns] = batch.people[n - 1, rows, columns]
-        elif kind < _PASTED + _BLENDED:
-            pixels[n] = pixels[n].lerp(batch.photos[n - 1], random.uniform(0.2, 0.5))
-            people[n] = -1
     return Batch(pixels, people)
 
 
-def _crop(photo: Photo, edge_px: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _view(photo: Photo, size: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, Tensor]:
     height, width = photo.pixels.shape[1:]
-    scale = random.uniform(*_SCALES) * INPUT_EDGE_PX / max(height, width)
-    stretch = random.uniform(0.9, 1.1)
-    share_y, share_x = min(1.0, edge_px * stretch / (height * scale)), min(1.0, edge_px / stretch / (width * scale))
-    y, x = random.uniform(0, 1 - share_y), random.uniform(0, 1 - share_x)
-    mirror = random.random() < 0.5
+    aspect = size[0] / size[1] * random.uniform(0.92, 1.08)
+    share = 1.0 if random.random() < _WHOLE else random.uniform(_LEAST_SHARE, 1.0)
+    rows = min(height, width * aspect) * share
+    shares = rows / height, rows / aspect / width
     at_y, at_x = (
-        start + share * (torch.arange(edge_px) + 0.5) / edge_px for start, share in ((y, share_y), (x, share_x))
+        random.uniform(0, 1 - share) + share * (torch.arange(edge) + 0.5) / edge
+        for share, edge in zip(shares, size, strict=True)
     )
-    at_x = at_x.flip(0) if mirror else at_x
+    at_x = at_x.flip(0) if random.random() < 0.5 else at_x
     pixels = _sampled(photo.pixels[None].float() / 255, at_y, at_x, "bilinear")[0]
-    coarse = slice(OUTPUT_STRIDE // 2, None, OUTPUT_STRIDE)
+    coarse = slice(None, None, OUTPUT_STRIDE)
     people = _sampled(photo.people[None, None].float(), at_y[coarse], at_x[coarse], "nearest")[0, 0]
-    return _relit(pixels, random), people.long()
+    return _relit(pixels, random) if random.random() < _RELIT else pixels, people.long()
 
 
 def _sampled(planes: Tensor, at_y: Tensor, at_x: Tensor, mode: str) -> Tensor:
@@ -149,33 +129,27 @@ def _relit(photo: Tensor, random: np.random.Generator) -> Tensor:
     return (mean + (lit - mean) * random.uniform(0.7, 1.25)).clamp(0, 1)
 
 
-def checks(photos: Sequence[Photo], teacher: Network, groups: Tensor) -> list[Check]:
-    """What the teacher says of whole photos, in common labels, at a quarter of the size that they enter it with."""
+def checks(photos: Sequence[Photo], teacher: Teacher, groups: Tensor) -> list[Check]:
+    """What the teacher says of whole photos, in common labels, at the size that they enter the network with."""
     found = []
     for photo in photos:
-        pixels: NDArray[np.float32] = photo.pixels.permute(1, 2, 0).div(255.0).numpy()
-        height, width = pixels.shape[:2]
-        size = [_side(edge, max(height, width)) for edge in (height, width)]
-        logits = teacher.logits(pixels)
-        input_width, input_height = teacher.input_size(width, height)
-        grid = [edge // OUTPUT_STRIDE for edge in size]
-        rows = Axis(logits.shape[1], input_height, teacher.align_corners).for_size(grid[0])
-        columns = Axis(logits.shape[2], input_width, teacher.align_corners).for_size(grid[1])
-        shares = torch.from_numpy(resampled(logits, rows, columns)).softmax(dim=0)
-        labels = torch.einsum("kc,chw->khw", groups, shares).argmax(dim=0)
-        image = resampled(pixels.transpose(2, 0, 1), half_pixel(height, size[0]), half_pixel(width, size[1]))
-        found.append(Check(normalised(torch.from_numpy(image)[None]), labels))
+        pixels: NDArray[np.float32] = photo.pixels.div(255.0).numpy()
+        height, width = pixels.shape[1:]
+        rows, columns = (_side(edge, max(height, width)) for edge in (height, width))
+        image = torch.from_numpy(resampled(pixels, half_pixel(height, rows), half_pixel(width, columns)))[None]
+        shares = teacher(image)[0][0].softmax(dim=0)
+        found.append(Check(normalised(image), torch.einsum("kc,chw->khw", groups, shares).argmax(dim=0)))
     return found
 
 
 def _side(edge: int, long_edge: int) -> int:
-    return max(1, round(edge * INPUT_EDGE_PX / long_edge / STEP_PX)) * STEP_PX
+    return max(1, round(edge * (INPUT_EDGE_PX - 1) / long_edge / STEP_PX)) * STEP_PX + 1
 
 
 def normalised(photos: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB 0..1 in the network's units and its memory order."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return ((photos - mean) / std).contiguous(memory_format=torch.channels_last)
+    """(N, 3, H, W) RGB 0..1 in the network's units, -1..1, and its memory order."""
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    return ((photos - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
 def grouping(classes: Sequence[str]) -> Tensor:

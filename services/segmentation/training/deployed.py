@@ -13,6 +13,7 @@ from torch.nn import functional
 from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.convert.model_folder import manifest_of, write_model_folder
 from services.segmentation.convert.torch_export import export_onnx
+from services.segmentation.training.data import DEVIATION, MEAN
 from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX, SceneNetwork
 
 __all__ = ["Deployed", "in_bytes", "write"]
@@ -72,14 +73,14 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         name="scene-student",
         version="1",
         licence="Apache-2.0",
-        source="Slim dilated network for the common labels, by python -m services.segmentation.training; "
-        "docs/training.md",
+        source="Dilated network for the common labels on a trunk of EfficientNet-Lite0 (Apache-2.0), by "
+        "python -m services.segmentation.training; docs/training.md",
         scale="x/255",
-        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+0",
+        size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
         stride=OUTPUT_STRIDE,
-        align_corners=False,
+        align_corners=True,
         label_set="common labels of dpst",
         labels=COMMON_LABELS,
     )
-    exported = in_bytes(export_onnx(Deployed(network, groups), len(COMMON_LABELS)))
+    exported = in_bytes(export_onnx(Deployed(network, groups), len(COMMON_LABELS), MEAN, DEVIATION))
     write_model_folder(folder, manifest, exported.SerializeToString())

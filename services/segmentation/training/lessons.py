@@ -1,4 +1,4 @@
-"""What the teacher says of crops, kept for a while: asking it costs as much as learning from its answer."""
+"""What the teacher says of views, kept for a while: asking it costs half as much as learning from its answer."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.segmentation.training.data import Photo, crops, normalised
-from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES, SceneNetwork, Window
+from services.segmentation.training.data import Photo, normalised, views
+from services.segmentation.training.scene import Edges, SceneNetwork
 from services.segmentation.training.teacher import Teacher
 
-__all__ = ["Lesson", "Lessons"]
+__all__ = ["SMALL", "WHOLE", "Lesson", "Lessons", "places"]
 
-_BATCH: Final = 8
-_CROP_PX: Final = 289
-_WINDOW: Final = 18
-"""Samples of 8 px along the sides of what is decoded of a crop."""
+SMALL, WHOLE = (241, 369), (337, 497)
+"""(height, width) of views, or the other way round: a sixteenth of a side, rounded up, is even (``trunk.phases``)."""
 
-_KEPT: Final = 250
-_USES: Final = 3
-"""Steps per new lesson: each lesson is learned from about so many times, spread over ``_KEPT`` times as many steps."""
+_BATCH: Final = 4
+_FIRST: Final = 8
+"""Lessons at hand before the first is learned."""
+
+_KEPT: Final = 60
+_USES: Final = 2
+"""Steps per new lesson: each is learned from when it is new, and about once more."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch of crops.
+    """A batch of views. Scores and hints at a quarter of the size are of each second row and column.
 
     Attributes:
-        edges: (N, C, H/4, W/4) bfloat16, see ``SceneNetwork.edges``: training does not change them.
-        window: what is decoded.
-        scores: (N, classes, h, w) bfloat16: the teacher's, of the window.
-        hints: features of its stages, bfloat16, those at a quarter of the size of the window.
-        people: (N, h, w) int64, of the window: position in ``COMMON_LABELS``; -1 where nobody gave one.
+        edges: see ``SceneNetwork.edges``: training does not change them.
+        offset: the first row and column, 0 or 1.
+        scores: (places, classes) bfloat16: the teacher's.
+        hints: (places, channels) bfloat16: its features.
+        people: (places,) int64: position in ``COMMON_LABELS``; -1 where nobody gave one.
     """
 
-    edges: Tensor
-    window: Window
+    edges: Edges
+    offset: tuple[int, int]
     scores: Tensor
     hints: Mapping[str, Tensor]
     people: Tensor
@@ -49,51 +51,58 @@ class Lessons:
     """A supply of lessons, renewed one at a time.
 
     Args:
-        photos: to crop.
-        teacher: is asked about each crop.
+        photos: to look at.
+        teacher: is asked about each view.
         network: sees the edges.
-        seed: of the order and the crops.
-        kept: number of lessons at hand; one takes 20 MB.
+        seed: of the order and the views.
     """
 
-    def __init__(
-        self, photos: Sequence[Photo], teacher: Teacher, network: SceneNetwork, seed: int, kept: int = _KEPT
-    ) -> None:
+    def __init__(self, photos: Sequence[Photo], teacher: Teacher, network: SceneNetwork, seed: int) -> None:
         self._photos, self._teacher, self._network = photos, teacher, network
         self._random = np.random.default_rng(seed)
-        self._order: list[int] = []
-        self._asked = 0
-        self.kept = [self._new() for _ in range(kept)]
+        upright = [photo.pixels.shape[1] > photo.pixels.shape[2] for photo in photos]
+        self._kinds = {kind: [n for n, each in enumerate(upright) if each == kind] for kind in (False, True)}
+        self._orders: dict[bool, list[int]] = {False: [], True: []}
+        self._size = (0, 0)
+        self._taken = 0
+        self._kept: list[Lesson] = []
 
-    def take(self) -> Lesson:
-        """One at random."""
-        if self._asked % _USES == 0:
-            self.kept[self._random.integers(len(self.kept))] = self._new()
-        self._asked += 1
-        return self.kept[self._random.integers(len(self.kept))]
+    def take(self, size: tuple[int, int]) -> Lesson:
+        """One of this size (or the other way round, for upright photos): a new one each second time."""
+        if size != self._size:
+            self._size, self._taken = size, 0
+            self._kept = [self.new(size) for _ in range(_FIRST)]
+        self._taken += 1
+        if self._taken % _USES:
+            return self._kept[self._random.integers(len(self._kept))]
+        lesson = self.new(size)
+        if len(self._kept) < _KEPT:
+            self._kept.append(lesson)
+        else:
+            self._kept[self._random.integers(_KEPT)] = lesson
+        return lesson
 
     @torch.no_grad()
-    def _new(self) -> Lesson:
-        while len(self._order) < _BATCH:
-            self._order = [*self._random.permutation(len(self._photos)).tolist(), *self._order]
-        chosen = [self._photos[self._order.pop()] for _ in range(_BATCH)]
-        batch = crops(chosen, _CROP_PX, self._random)
+    def new(self, size: tuple[int, int]) -> Lesson:
+        """Ask the teacher about some photos, all upright or all not."""
+        kind = self._random.random() < len(self._kinds[True]) / len(self._photos)
+        order = self._orders[kind]
+        while len(order) < _BATCH:
+            order[:0] = self._random.permutation(self._kinds[kind]).tolist()
+        chosen = [self._photos[order.pop()] for _ in range(_BATCH)]
+        batch = views(chosen, size[::-1] if kind else size, self._random)
         scores, hints = self._teacher(batch.photos)
-        edge = min(_WINDOW, _CROP_PX // 8)
-        top, left = self._random.integers(_CROP_PX // 8 - edge + 1, size=2).tolist()
-        window = Window(top, left, edge)
-        seen = {
-            name: window.of(each, OUTPUT_STRIDE) if STAGE_STRIDES[name] == OUTPUT_STRIDE else each
-            for name, each in hints.items()
-        }
+        top, left = self._random.integers(0, 2, size=2).tolist()
+        second = (..., slice(top, None, 2), slice(left, None, 2))
         return Lesson(
-            self._network.edges(normalised(batch.photos[:, :, :-1, :-1])).bfloat16(),
-            window,
-            _kept(window.of(scores, OUTPUT_STRIDE)),
-            {name: _kept(each) for name, each in seen.items()},
-            window.of(batch.people[:, None], OUTPUT_STRIDE)[:, 0].clone(),
+            self._network.edges(normalised(batch.photos)),
+            (top, left),
+            places(scores[second]).bfloat16(),
+            {"context": places(hints["context"]).bfloat16(), "decoded": places(hints["decoded"][second]).bfloat16()},
+            batch.people[second].flatten(),
         )
 
 
-def _kept(features: Tensor) -> Tensor:
-    return features.bfloat16().contiguous(memory_format=torch.channels_last)
+def places(features: Tensor) -> Tensor:
+    """(N, C, H, W) to (N·H·W, C)."""
+    return features.permute(0, 2, 3, 1).flatten(end_dim=2)

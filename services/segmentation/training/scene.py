@@ -1,90 +1,57 @@
-"""The network ``scene-student``: a slim trunk, a context module with exponentially growing dilation, a light decoder.
+"""The network ``scene-student``: a trunk that knows ImageNet, a context module with growing dilation, a light decoder.
 
-The trunk is that of ``vgg19-student``, which training starts from: what it sees comes from ImageNet by way of VGG-19.
-The context module is residual blocks at a sixteenth of the size, whose dilations of 1 to 8 look at more and more of the
-photo (Yu & Koltun 2016), with a global mean beside them for the kind of scene (Chen et al. 2017). It is joined with the
+The context module is residual blocks at a sixteenth of the size, whose dilations of 1, 2, 4 and 8 look at more and more
+of the photo (Yu & Koltun 2016), with a global mean for the kind of scene (Chen et al. 2017). It is joined with the
 trunk at an eighth and at a quarter of the size (Chen et al. 2018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STAGE_STRIDES", "STEP_PX", "SceneNetwork", "Window"]
+from services.segmentation.training.trunk import CHANNELS, DilatedTrunk
 
-INPUT_EDGE_PX: Final = 512
-"""Long edge at which photos enter the network: about the teacher's, whose answers depend on it."""
+__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "Edges", "SceneNetwork"]
+
+INPUT_EDGE_PX: Final = 513
+"""Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
 
 OUTPUT_STRIDE: Final = 4
 STEP_PX: Final = 16
-"""Sides of photos are multiples of this."""
+"""Sides of photos are multiples of this and one more: samples of every stride then lie on the first and last pixel."""
 
-_CONVS: Final = (
-    ("conv1_1", 16),
-    ("conv1_2", 32),
-    ("conv2_1", 48),
-    ("conv2_2", 64),
-    ("conv3_1", 112),
-    ("conv3_2", 112),
-    ("conv3_3", 112),
-    ("conv4_1", 256),
-    ("conv4_2", 96),
-)
-_AS_THEY_ARE: Final = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
-"""Of the trunk, what training does not change: edges and textures are what they are, and they cost the most."""
+_DILATIONS: Final = (1, 2, 4, 8)
+_CONTEXT_CHANNELS: Final = 160
+_JOINED_CHANNELS: Final = 96
+_DECODED_CHANNELS: Final = 64
 
-_DETAIL, _TOP = "conv3_3", ("conv4_1", "conv4_2")
-_TOP_CHANNELS: Final = 352
-_CHANNELS: Final = 256
-_DILATIONS: Final = {"parts": (1, 1, 2), "middle": (2, 4), "late": (4, 8), "deep": (1,)}
-_JOINED_CHANNELS: Final = 128
-_SKIP_CHANNELS: Final = 32
-_DECODER_CHANNELS: Final = 96
-
-STAGES: Final = {
-    "detail": dict(_CONVS)[_DETAIL],
-    "early": _TOP_CHANNELS,
-    **dict.fromkeys(_DILATIONS, _CHANNELS),
-    "context": _CHANNELS,
-    "decoded": _DECODER_CHANNELS,
-}
+STAGES: Final = {"context": _CONTEXT_CHANNELS, "decoded": _DECODED_CHANNELS}
 """Channels of the features that a teacher's hints are compared with."""
 
-STAGE_STRIDES: Final = {**dict.fromkeys(STAGES, 16), "detail": 4, "early": 8, "decoded": 4}
-"""Pixels of the photo per sample of these features."""
+
+class Edges(NamedTuple):
+    """What training does not change, of a batch: features (N, C, h, w) at 4 and at 8 px."""
+
+    quarter: Tensor
+    eighth: Tensor
 
 
-class Window(NamedTuple):
-    """A square of the joined features, in samples of 8 px: what is decoded of it is worth a whole photo's decoding."""
-
-    top: int
-    left: int
-    edge: int
-
-    def of(self, features: Tensor, stride: int) -> Tensor:
-        """The same square of (N, C, H, W) features with another stride."""
-        top, left, edge = (each * 8 // stride for each in self)
-        return features[:, :, top : top + edge, left : left + edge]
-
-
-def _conv(channels: int, width: int, size: int = 3, dilation: int = 1, stride: int = 1) -> nn.Sequential:
-    padding = dilation * (size // 2)
-    conv = nn.Conv2d(channels, width, size, stride, padding, dilation, bias=False)
+def _conv(channels: int, width: int, size: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels, width, size, 1, dilation * (size // 2), dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width))
 
 
-class _Block(nn.Module):
+class _Context(nn.Module):
     """A residual block: a 3x3 convolution with a dilation, and a mixture of its channels."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.look = _conv(channels, channels, dilation=dilation)
-        self.mix = _conv(channels, channels, 1)
+        self.look = _conv(channels, channels, 3, dilation)
+        self.mix = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
@@ -100,71 +67,51 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        widths = dict(_CONVS)
-        self.convs = nn.ModuleDict()
-        channels = 3
-        for name, width in _CONVS:
-            self.convs[name] = nn.Conv2d(channels, width, 3, padding=1).requires_grad_(name not in _AS_THEY_ARE)
-            channels = width
-        self.enter = nn.Sequential(_conv(_TOP_CHANNELS, _CHANNELS, stride=2), nn.ReLU())
-        self.blocks = nn.ModuleDict(
-            {name: nn.Sequential(*[_Block(_CHANNELS, d) for d in row]) for name, row in _DILATIONS.items()}
+        self.trunk = DilatedTrunk()
+        self.enter = _conv(CHANNELS[16] + CHANNELS["top"], _CONTEXT_CHANNELS)
+        self.context = nn.Sequential(*[_Context(_CONTEXT_CHANNELS, dilation) for dilation in _DILATIONS])
+        self.scene = nn.Sequential(
+            nn.Linear(_CONTEXT_CHANNELS, _CONTEXT_CHANNELS), nn.ReLU(), nn.Linear(_CONTEXT_CHANNELS, _CONTEXT_CHANNELS)
         )
-        self.scene = nn.Sequential(nn.Linear(_CHANNELS, _CHANNELS), nn.ReLU(), nn.Linear(_CHANNELS, _CHANNELS))
-        self.context = nn.Sequential(_conv(_CHANNELS, _CHANNELS, 1), nn.ReLU())
-        self.low = _conv(_CHANNELS, _JOINED_CHANNELS, 1)
-        self.high = _conv(_TOP_CHANNELS, _JOINED_CHANNELS, 1)
-        self.join = nn.Sequential(_conv(_JOINED_CHANNELS, _JOINED_CHANNELS), nn.ReLU())
-        self.skip = nn.Sequential(_conv(widths[_DETAIL], _SKIP_CHANNELS, 1), nn.ReLU())
-        self.decode = nn.Sequential(_conv(_JOINED_CHANNELS + _SKIP_CHANNELS, _DECODER_CHANNELS), nn.ReLU())
-        self.head = nn.Conv2d(_DECODER_CHANNELS, classes, 1)
-
-    def start_from(self, student: Mapping[str, Tensor]) -> None:
-        """Take the trunk's convolutions from the weights of ``vgg19-student``."""
-        own = {key: value.float() for key, value in student.items() if key in self.state_dict()}
-        wanted = {f"convs.{name}.{part}" for name, _ in _CONVS for part in ("weight", "bias")}
-        if own.keys() != wanted:
-            raise ValueError(f"these weights lack {sorted(wanted - own.keys())}")
-        self.load_state_dict(own, strict=False)
+        self.low = _conv(_CONTEXT_CHANNELS, _JOINED_CHANNELS)
+        self.high = _conv(CHANNELS[8], _JOINED_CHANNELS)
+        self.join = _conv(_JOINED_CHANNELS, _JOINED_CHANNELS, 3)
+        self.joined = _conv(_JOINED_CHANNELS, _DECODED_CHANNELS)
+        self.detail = _conv(CHANNELS[4], _DECODED_CHANNELS)
+        self.decode = nn.Sequential(
+            _conv(_DECODED_CHANNELS, _DECODED_CHANNELS, 3, groups=_DECODED_CHANNELS),
+            _conv(_DECODED_CHANNELS, _DECODED_CHANNELS),
+        )
+        self.head = nn.Conv2d(_DECODED_CHANNELS, classes, 1)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised photos, sides divisible by 16, to (N, classes, H/4, W/4) before the softmax."""
+        """(N, 3, H, W) of -1..1, sides 16k+1, to (N, classes, (H-1)/4+1, (W-1)/4+1) before the softmax."""
         return self.stages(self.edges(photos))[0]
 
-    def edges(self, photos: Tensor) -> Tensor:
-        """What training leaves as it is: (N, 3, H, W) normalised photos to (N, C, H/4, W/4)."""
-        x = photos
-        for name in _AS_THEY_ARE:
-            x = functional.relu(self.convs[name](x))
-            if name.endswith("_2"):
-                x = functional.max_pool2d(x, 2, 2)
-        return x
+    def edges(self, photos: Tensor) -> Edges:
+        """What training leaves as it is, of (N, 3, H, W)."""
+        return Edges(*self.trunk.fixed(photos))
 
-    def stages(self, edges: Tensor, window: Window | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scores, and the features of :data:`STAGES`; of a window only where they have the scores' size."""
-        seen: dict[str, Tensor] = {}
-        x = edges
-        for name, conv in self.convs.items():
-            if name in _AS_THEY_ARE:
-                continue
-            if name == "conv4_1":
-                x = functional.max_pool2d(x, 2, 2)
-            seen[name] = x = functional.relu(conv(x))
-        detail, top = seen[_DETAIL], torch.cat([seen[name] for name in _TOP], dim=1)
-        found = {"early": top}
-        x = self.enter(top)
-        for name, blocks in self.blocks.items():
-            found[name] = x = blocks(x)
+    def stages(self, edges: Edges, offset: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scores, and the features of :data:`STAGES`.
+
+        With an offset (0 or 1 each), scores and ``decoded`` are of each second row and column from there on only.
+        """
+        sixteenth, top = self.trunk(edges.eighth)
+        x = self.context(functional.relu(self.enter(torch.cat([sixteenth, top], dim=1))))
         x = x + self.scene(x.mean(dim=(2, 3)))[:, :, None, None]
-        found["context"] = x = self.context(x)
-        x = self.join(functional.relu(_enlarged(self.low(x), top) + self.high(top)))
-        if window:
-            x, detail = window.of(x, 8), window.of(detail, OUTPUT_STRIDE)
-        found["detail"] = detail
-        found["decoded"] = x = self.decode(torch.cat([_enlarged(x, detail), self.skip(detail)], dim=1))
+        found = {"context": functional.relu(x)}
+        high = self.high(edges.eighth)
+        x = functional.relu(self.join(functional.relu(_enlarged(self.low(x), high) + high)))
+        detail = self.detail(edges.quarter)
+        x = functional.relu(_enlarged(self.joined(x), detail) + detail)
+        x = functional.relu(x + self.decode(x))
+        if offset:
+            x = x[:, :, offset[0] :: 2, offset[1] :: 2]
+        found["decoded"] = x
         scores: Tensor = self.head(x)
-        return scores, {name: found[name] for name in STAGES}
+        return scores, found
 
 
 def _enlarged(features: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=False)
+    return functional.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=True)

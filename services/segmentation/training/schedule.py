@@ -13,28 +13,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.segmentation.training.data import Check
-from services.segmentation.training.lessons import Lesson, Lessons
+from services.segmentation.training.lessons import SMALL, WHOLE, Lesson, Lessons, places
 from services.segmentation.training.optimiser import Optimiser
 from services.segmentation.training.scene import STAGES, SceneNetwork
 
 __all__ = ["Hints", "agreement", "trained"]
 
-_WARM_STEPS: Final = 100
+_WARM_STEPS: Final = 60
+_TRUNK_STAYS_SHARE: Final = 0.1
+"""Of the time, in which the trunk stays as it is, while what is new learns to read it."""
+
+_SMALL_SHARE: Final = 0.35
+"""Of the time, in which small views are learned: a step takes half as long."""
+
 _HINTS: Final = (0.5, 0.05)
 """Weight of each hint, first and last; it falls as the learning rate does."""
 
-_EXAMPLES: Final = 30
+_EXAMPLES: Final = 4
 """Lessons whose hints say what deviation is theirs."""
 
 _CLASSES_WEIGHT: Final = 1.0
 _LABELS_WEIGHT: Final = 2.0
 _PEOPLE_WEIGHT: Final = 0.1
-_AVERAGING: Final = 0.995
-"""Of the weights that are returned: an exponential mean over about 200 steps."""
+_AVERAGING: Final = 0.997
+"""Of the weights that are returned: an exponential mean over about 330 steps."""
 
 _REPORT_SECONDS: Final = 300.0
-_HALF: Final = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-"""Whether this processor multiplies bfloat16: about twice as many steps in the same time."""
 
 
 class Hints(nn.Module):
@@ -48,20 +52,17 @@ class Hints(nn.Module):
         super().__init__()
         self.maps = nn.ModuleDict()
         for name, channels in STAGES.items():
-            deviation, mean = torch.std_mean(
-                torch.cat([each[name].float() for each in examples]), dim=(0, 2, 3), keepdim=True
-            )
+            deviation, mean = torch.std_mean(torch.cat([each[name].float() for each in examples]), dim=0)
             self.register_buffer(f"{name}_mean", mean)
             self.register_buffer(f"{name}_unit", 1 / deviation.clamp_min(1e-3 * float(deviation.mean())))
-            self.maps[name] = nn.Conv2d(channels, mean.shape[1], 1)
+            self.maps[name] = nn.Conv2d(channels, len(mean), 1)
 
     def forward(self, stages: Mapping[str, Tensor], hints: Mapping[str, Tensor]) -> Tensor:
         """Mean squared errors of all stages: about 1 for a student that knows nothing."""
         errors = []
         for name, to_hint in self.maps.items():
-            mean, unit = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_unit")
-            wanted = (hints[name].float() - mean) * unit
-            errors.append(functional.mse_loss(to_hint(stages[name]).float(), wanted))
+            wanted = (hints[name].float() - self.get_buffer(f"{name}_mean")) * self.get_buffer(f"{name}_unit")
+            errors.append(functional.mse_loss(places(to_hint(stages[name])), wanted))
         return torch.stack(errors)
 
 
@@ -86,7 +87,7 @@ def trained(
     Returns:
         The mean of the last weights, in evaluation mode.
     """
-    hints = Hints([lesson.hints for lesson in lessons.kept[:_EXAMPLES]])
+    hints = Hints([lessons.new(WHOLE).hints for _ in range(_EXAMPLES)])
     optimiser = Optimiser(network, hints)
     mean = copy.deepcopy(network)
     steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
@@ -94,7 +95,9 @@ def trained(
     while (elapsed := time.monotonic() - began) < seconds:
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         network.train()
-        terms = _losses(network, hints, lessons.take(), groups)
+        network.trunk.learns(elapsed > _TRUNK_STAYS_SHARE * seconds)
+        lesson = lessons.take(SMALL if elapsed < _SMALL_SHARE * seconds else WHOLE)
+        terms = _losses(network, hints, lesson, groups)
         weights = torch.full_like(terms, _HINTS[1] + (_HINTS[0] - _HINTS[1]) * falling)
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.step((weights * terms).sum(), falling * min(1.0, (steps + 1) / _WARM_STEPS))
@@ -119,33 +122,24 @@ def agreement(network: SceneNetwork, checks: Sequence[Check], groups: Tensor) ->
     network.eval()
     shares = []
     for check in checks:
-        with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
-            scores = network(check.photo)
-        found = torch.einsum("kc,chw->khw", groups, scores[0].float().softmax(dim=0)).argmax(dim=0)
+        scores = network(check.photo)[0]
+        found = torch.einsum("kc,chw->khw", groups, scores.softmax(dim=0)).argmax(dim=0)
         shares.append(float((found == check.labels).float().mean()))
     return sum(shares) / len(shares)
 
 
 def _losses(network: SceneNetwork, hints: Hints, lesson: Lesson, groups: Tensor) -> Tensor:
     """Errors of the stages; divergences of classes and common labels from the teacher's; people's cross entropy."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
-        edges = lesson.edges if _HALF else lesson.edges.float()
-        scores, stages = network.stages(edges, lesson.window)
-        errors = hints(stages, lesson.hints)
-    classes, wanted = (functional.log_softmax(_places(each).float(), dim=1) for each in (scores, lesson.scores))
+    scores, stages = network.stages(lesson.edges, lesson.offset)
+    classes, wanted = (functional.log_softmax(each.float(), dim=1) for each in (places(scores), lesson.scores))
     labels, wanted_labels = ((each.exp() @ groups.T).clamp_min(1e-6) for each in (classes, wanted))
-    people = functional.nll_loss(labels.log(), lesson.people.flatten(), ignore_index=-1, reduction="sum")
+    people = functional.nll_loss(labels.log(), lesson.people, ignore_index=-1, reduction="sum")
     apart = [
         (wanted.exp() * (wanted - classes)).sum(dim=1).mean(),
         (wanted_labels * (wanted_labels.log() - labels.log())).sum(dim=1).mean(),
         people / len(labels),
     ]
-    return torch.cat([errors, torch.stack(apart)])
-
-
-def _places(features: Tensor) -> Tensor:
-    """(N, C, H, W) to (N·H·W, C)."""
-    return features.permute(0, 2, 3, 1).flatten(end_dim=2)
+    return torch.cat([hints(stages, lesson.hints), torch.stack(apart)])
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The network that is learned from, with a view of what goes on inside it.
 
-What a network says in the end of a thousand photos is little to learn from; its features at each stage are a lesson of
-hundreds of values per place (hints: Romero et al. 2015), and the teacher gives it for any crop that it is shown.
+What a network says in the end of a thousand photos is little to learn from; its features on the way are a lesson of
+hundreds of values per place (hints: Romero et al. 2015), and the teacher gives it for any view that it is shown.
 """
 
 from __future__ import annotations
@@ -15,26 +15,13 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from services.common.models import Model
 from services.segmentation.convention import Convention
-from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES
 
 __all__ = ["HINTS", "Teacher"]
 
-HINTS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "detail": "/Add_output_0",
-        "early": "/Add_2_output_0",
-        "parts": "/Add_8_output_0",
-        "middle": "/Add_13_output_0",
-        "late": "/Add_18_output_0",
-        "deep": "/convs.50/Conv_output_0",
-        "context": "/Relu_2_output_0",
-        "decoded": "/Relu_7_output_0",
-    }
-)
+HINTS: Final[Mapping[str, str]] = MappingProxyType({"context": "/Relu_2_output_0", "decoded": "/Relu_7_output_0"})
 """The stages of ``deeplabv3-mnv2-ade20k/1`` that a student is shown, and their tensors in its ``model.onnx``."""
 
 
@@ -60,23 +47,11 @@ class Teacher:
     def __call__(self, photos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores of its classes and its hints, for (N, 3, H, W) RGB 0..1 with sides 16k+1.
 
-        Its own samples lie on pixels 0, 4, 8 ... of the photo (or 0, 8, 16 ...); what is returned lies between two of
-        them, where those of a network that pools lie within half a pixel: scores (N, C, (H-1)/4, (W-1)/4), hints at
-        the strides of the student's stages.
+        Scores (N, C, (H-1)/4+1, (W-1)/4+1) and the hint ``decoded`` are of pixels 0, 4, 8 ... of the photo, the hint
+        ``context`` is of pixels 0, 16, 32 ...: those that the student's features are of.
         """
         images = np.stack([self._convention.in_units(photo) for photo in photos.numpy()])
         wanted = [self._convention.output_name, *HINTS.values()]
-        scores, *hints = (torch.from_numpy(each) for each in self._session.run(wanted, {self._input: images}))
-        edge = photos.shape[2] - 1
-        shown = {name: _between(each, edge // STAGE_STRIDES[name]) for name, each in zip(HINTS, hints, strict=True)}
-        return _between(scores, edge // OUTPUT_STRIDE), shown
-
-    @property
-    def _input(self) -> str:
-        return self._convention.input_name
-
-
-def _between(features: Tensor, edge: int) -> Tensor:
-    """Means of neighbouring samples, so many along a side: each two have one between them, or each second two."""
-    step = (features.shape[2] - 1) // edge
-    return functional.avg_pool2d(features, step + 1, stride=step)
+        found = self._session.run(wanted, {self._convention.input_name: images})
+        scores, context, decoded = (torch.from_numpy(each) for each in found)
+        return scores, {"context": context[:, :, ::2, ::2], "decoded": decoded}

