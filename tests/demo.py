@@ -121,8 +121,8 @@ def _explain(report: dict[str, Any], folder: Path) -> None:
     print("\n".join(lines))
     if report["features_model"]["built_in"]:
         print(
-            "\nBuilt-in models were used: a slim network distilled from VGG-19, and the whole photo as one region.\n"
-            "Set DPST_MODELS_DIR to a folder of real networks for transfers region by region."
+            "\nBuilt-in models were used: a slim network distilled from VGG-19, and a slim one for labels.\n"
+            "Set DPST_MODELS_DIR to a folder of full networks for better transfers."
         )
 
 

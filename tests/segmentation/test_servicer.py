@@ -20,8 +20,9 @@ from PIL import Image
 
 from services.common.config import SegmentationSettings
 from services.common.metrics import Metrics
-from services.common.models import ModelError
+from services.common.models import ModelError, embedded_models_dir
 from services.common.server import bind, make_server
+from services.common.taxonomy import COMMON_LABELS
 from services.segmentation.network import Network
 from services.segmentation.service import SegmentationService
 from tests.segmentation.conftest import put_network
@@ -128,7 +129,30 @@ async def test_map_is_as_large_as_the_upright_photo_by_default(launch: Any, tiny
         assert not reply.soft_masks
 
 
-async def test_without_a_network_the_photo_is_one_region(launch: Any) -> None:
+async def test_without_a_network_of_the_users_the_packages_own_is_used(launch: Any) -> None:
+    running, stub = await launch()
+    await running.start()
+    reply = await stub.Segment(request(photo()))
+    assert (reply.model.name, reply.model.built_in) == ("scene-student", True)
+    listed = (await stub.ListModels(segmentation_pb2.ListModelsRequest())).models
+    assert [(each.model.name, each.is_default) for each in listed] == [
+        ("scene-student", True),
+        ("single-region", False),
+    ]
+    assert list(listed[0].labels) == list(COMMON_LABELS)
+    one = await stub.Segment(request(photo(), model="single-region"))
+    assert (one.model.name, len(one.label_map.labels)) == ("single-region", 1)
+
+
+def test_the_packages_network_is_small() -> None:
+    (folder,) = (embedded_models_dir("segmentation") / "scene-student").iterdir()
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+
+
+async def test_without_a_network_the_photo_is_one_region(
+    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.segmentation.registry.embedded_models_dir", lambda task: tmp_path / task)
     running, stub = await launch()
     await running.start()
     reply = await stub.Segment(request(photo(), soft_masks=True))
