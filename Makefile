@@ -50,7 +50,7 @@ $(VENV)/audit: pyproject.toml | $(BIN)/python
 # What a container installs, every file by its SHA-256: pip install --require-hashes -r deploy/locks/cpu.txt.
 # CPU torch comes from a folder of wheels where PIP_FIND_LINKS names one, from PyTorch's own index elsewhere.
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 \
-    --python-platform x86_64-manylinux_2_28 --constraint deploy/locks/constraints.txt --extra otel pyproject.toml
+    --python-platform x86_64-manylinux_2_28 --constraint deploy/locks/constraints.txt --extra otel --extra nats pyproject.toml
 TORCH_CPU = $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 
 RULES = deploy/prometheus/rules.yaml

@@ -55,6 +55,22 @@ def test_variables_are_settings() -> None:
         assert {variable.removeprefix("DPST_").lower() for variable in given} <= process.settings.model_fields.keys()
 
 
+def test_nats_can_stand_behind_the_gateway() -> None:
+    added = yaml.safe_load((DOCKER / "compose.nats.yaml").read_text())
+    given = added["services"]["gateway"]["environment"]
+    assert not unknown_settings(given)
+    settings = PROCESSES["gateway"].settings(jobs_url=given["DPST_JOBS_URL"])
+    assert settings.jobs_url == "nats://nats:4222"
+    nats = added["services"]["nats"]
+    assert nats["read_only"] is True
+    for volume in nats["volumes"]:
+        source, target, *_ = volume.split(":")
+        assert source in added["volumes"] or (DOCKER / source).exists()
+        assert target == "/data" or target in nats["command"]
+    assert "port: 4222" in (DOCKER / "nats.conf").read_text()
+    assert "store_dir: /data" in (DOCKER / "nats.conf").read_text()
+
+
 def test_compose_locks_processes_up() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     for name in PROCESSES:

@@ -34,7 +34,7 @@ def pinned(kind: str) -> dict[str, Version]:
 def test_holds_what_the_project_asks_for(kind: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [Requirement(line) for line in (*project["dependencies"], *extras[kind], *extras["otel"])]
+    asked = [Requirement(line) for line in (*project["dependencies"], *extras[kind], *extras["otel"], *extras["nats"])]
     limits = [line for line in (LOCKS / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     versions = pinned(kind)
     for requirement in (*asked, *map(Requirement, limits)):
