@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -109,6 +110,8 @@ class JetStreamStore:
                 _key(job.name).encode(),
                 headers={api.Header.MSG_ID: f"{job.name} {job.fingerprint}"},
             )
+            # Of two that come at once with different contents, each has its own.
+            transfer = await self._value(f"{_key(job.name)}.transfer.{job.fingerprint}", job.transfer)
             now = time.time()
             metadata = jobs_pb2.TransferMetadata(state=_QUEUED, request_id=job.request_id, submitted_at=now)
             stored = Stored(
@@ -119,13 +122,15 @@ class JetStreamStore:
                 submitted_at=now,
                 metadata=metadata.SerializeToString(),
                 refs=tuple(job.refs),
-                transfer=await self._value(f"{_key(job.name)}.transfer", job.transfer),
+                transfer=transfer,
             )
             try:
                 revision = await self._bucket.create(_key(job.name), stored.to_json())
             except KeyWrongLastSequenceError:
                 known = await self._read(job.name)
                 assert known is not None, "it is there, or it could have been made"  # noqa: S101
+                if known.stored.fingerprint != job.fingerprint:
+                    await self._forget_value(transfer)
                 return await self._record(job.name, known.stored)
             self._saw(_key(job.name), Held(stored, revision))
             return Record(job.name, job.caller, job.fingerprint, metadata, None)
@@ -148,7 +153,7 @@ class JetStreamStore:
     async def beat(
         self,
         claim: Claim,
-        policy: Policy,  # noqa: ARG002  # the server has been told, see _lease
+        policy: Policy,
         metadata: jobs_pb2.TransferMetadata,
         events: Sequence[Event],
         progress: bytes | None,
@@ -160,18 +165,25 @@ class JetStreamStore:
             if progress is not None:
                 achieved = await self._value(f"{key}.progress.{claim.token}.{metadata.sequence}", progress)
 
+            gone: list[Value | None] = [None]
+
             def alive(stored: Stored) -> Stored | None:
                 if not stored.is_held(claim.token):
                     return None
-                return replace(stored, metadata=metadata.SerializeToString(), progress=achieved or stored.progress)
+                gone[0] = stored.progress
+                return replace(
+                    stored,
+                    metadata=metadata.SerializeToString(),
+                    progress=achieved or stored.progress,
+                    held_until=time.time() + policy.lease_seconds,
+                )
 
-            before = self._seen.get(key)
             after = await self._change(claim.name, alive)
             if after is None:
                 await self._forget_value(achieved)
                 return Verdict.LOST
-            if achieved is not None and before is not None:
-                await self._forget_value(before.stored.progress)
+            if achieved is not None:
+                await self._forget_value(gone[0])
             await self._answer(self._held.get((claim.name, claim.token)), _IN_PROGRESS)
             for event in events:
                 kind = "iterations" if event.is_iteration else "events"
@@ -186,7 +198,9 @@ class JetStreamStore:
     async def end(self, claim: Claim, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> bool:
         """See ``JobStore``."""
         async with self._ready():
-            held = await self._ended(claim.name, metadata, outcome, lambda stored: stored.is_held(claim.token))
+            held = await self._ended(
+                claim.name, metadata, outcome, lambda stored: stored.is_held(claim.token), claim.token
+            )
             reply = self._held.pop((claim.name, claim.token), None)
             if held:
                 await self._answer(reply, _ACK)
@@ -242,7 +256,7 @@ class JetStreamStore:
                 for key, held in self._seen.items()
                 if held.stored.caller == caller
                 and (not token or held.stored.number < int(token))
-                and held.stored.parsed().state in states
+                and held.stored.state in states
             ]
             mine.sort(key=lambda each: -each[0])
             records = [await self._record(_name(key), stored) for _, key, stored in mine[:size]]
@@ -256,11 +270,11 @@ class JetStreamStore:
             if known is None or known.stored.caller != caller:
                 return False
             waits = await self._ended(
-                name, known.stored.parsed(), outcomes.cancelled(), lambda stored: stored.parsed().state == _QUEUED
+                name, known.stored.parsed(), outcomes.cancelled(), lambda stored: stored.state == _QUEUED
             )
             if not waits:
                 await self._change(
-                    name, lambda stored: replace(stored, cancelled=True) if stored.parsed().state == _RUNNING else None
+                    name, lambda stored: replace(stored, cancelled=True) if stored.state == _RUNNING else None
                 )
             return True
 
@@ -271,7 +285,7 @@ class JetStreamStore:
             known = await self._read(name)
             if known is None or known.stored.caller != caller:
                 return None
-            if known.stored.parsed().state not in ENDED:
+            if known.stored.state not in ENDED:
                 return False
             await self._forget(_key(name), known.stored)
             return True
@@ -283,7 +297,7 @@ class JetStreamStore:
             await self._is_up_to_date.wait()
             oldest = time.time() - policy.keep_seconds
             for key, held in list(self._seen.items()):
-                if held.stored.parsed().state in ENDED and held.stored.ended_at < oldest:
+                if held.stored.state in ENDED and held.stored.ended_at < oldest:
                     await self._forget(key, held.stored)
             await self._bucket.purge_deletes()
             return {ref for held in self._seen.values() for ref in held.stored.refs}
@@ -293,7 +307,7 @@ class JetStreamStore:
         """See ``JobStore``."""
         async with self._ready():
             await self._is_up_to_date.wait()
-            since = [held.stored.submitted_at for held in self._seen.values() if held.stored.parsed().state == _QUEUED]
+            since = [held.stored.submitted_at for held in self._seen.values() if held.stored.state == _QUEUED]
             return len(since), max(0.0, time.time() - min(since)) if since else 0.0
 
     async def news(self, timeout_seconds: float) -> None:
@@ -436,11 +450,12 @@ class JetStreamStore:
         metadata: jobs_pb2.TransferMetadata,
         outcome: Outcome,
         if_: Callable[[Stored], bool],
+        token: int = 0,
     ) -> bool:
-        """Whether the job stood as ``if_`` says, and has ended."""
+        """Whether the job stood as ``if_`` says, and has ended; ``token`` is of the claim that has a result."""
         result = None
         if outcome.result is not None:
-            result = await self._value(f"{_key(name)}.result.{metadata.sequence}", outcome.result.SerializeToString())
+            result = await self._value(f"{_key(name)}.result.{token}", outcome.result.SerializeToString())
         ended = jobs_pb2.TransferMetadata()
         ended.CopyFrom(metadata)
         ended.state = outcome.state
@@ -528,13 +543,13 @@ class JetStreamStore:
 
     def _by_turn(self) -> list[int]:
         """The priorities, that with the job whose turn it is first: see ``AGEING_SECONDS``."""
-        turns = {priority: priority * 1e18 for priority in range(len(CONSUMERS))}
+        turns = dict.fromkeys(range(len(CONSUMERS)), math.inf)
         for held in self._seen.values():
             stored = held.stored
-            if stored.parsed().state == _QUEUED:
+            if stored.state == _QUEUED:
                 turn = stored.submitted_at + AGEING_SECONDS * stored.priority
-                turns[stored.priority] = min(turns[stored.priority], turn) if turns[stored.priority] else turn
-        return sorted(turns, key=lambda priority: turns[priority] or float("inf"))
+                turns[stored.priority] = min(turns[stored.priority], turn)
+        return sorted(turns, key=lambda priority: (turns[priority], priority))
 
     async def _pull(self, priority: int) -> Msg | None:
         """The next message of this priority, if there is one now."""
@@ -550,16 +565,25 @@ class JetStreamStore:
         return message
 
     async def _taken(self, message: Msg, policy: Policy) -> Claim | None:
-        """The claim that a message is; None if it is none, for it is over, given up or another message's."""
+        """The claim that a message is; None if the job is over, given up, or in somebody's hands.
+
+        The last is not the server's usual doing: it was killed and has forgotten what it delivered, or the job has two
+        messages, because it was submitted once more long after the first time.
+        """
         key, deliveries = message.data.decode(), message.metadata.num_delivered
         name, now = _name(key), time.time()
         over: list[Outcome] = []
+        held_until: list[float] = []
 
         def begun(stored: Stored) -> Stored | None:
             over.clear()
+            held_until.clear()
             metadata = stored.parsed()
-            if metadata.state in ENDED or (deliveries == 1 and stored.token):
-                return None  # the job has another message: it was submitted once more, long after the first time
+            if metadata.state in ENDED:
+                return None
+            if metadata.state == _RUNNING and now < stored.held_until <= now + 2 * policy.lease_seconds:
+                held_until.append(stored.held_until)
+                return None
             end = (
                 outcomes.cancelled()
                 if stored.cancelled
@@ -576,7 +600,12 @@ class JetStreamStore:
                 return None
             metadata.state = _RUNNING
             metadata.attempts += 1
-            return replace(stored, metadata=metadata.SerializeToString(), token=stored.token + 1)
+            return replace(
+                stored,
+                metadata=metadata.SerializeToString(),
+                token=stored.token + 1,
+                held_until=now + policy.lease_seconds,
+            )
 
         taken = await self._change(name, begun)
         if taken is not None:
@@ -594,8 +623,8 @@ class JetStreamStore:
             await self._answer(message.reply, _nak(min(0.05 * 2**deliveries, _NO_RECORD_SECONDS)))  # it is on its way
             return None
         if known is not None and over:
-            await self._ended(name, known.stored.parsed(), over[0], lambda stored: stored.parsed().state not in ENDED)
-        await self._answer(message.reply, _ACK)
+            await self._ended(name, known.stored.parsed(), over[0], lambda stored: stored.state not in ENDED)
+        await self._answer(message.reply, _nak(held_until[0] - now) if held_until else _ACK)
         return None
 
     async def _answer(self, reply: str | None, says: bytes) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
 
 from dpst.v1 import jobs_pb2
+
+from gateway.jobs.store import State
 
 __all__ = ["Held", "Stored", "Value"]
 
@@ -40,6 +43,7 @@ class Stored:
         metadata: a serialized ``TransferMetadata``, with the state.
         refs: files that it needs.
         token: claims so far.
+        held_until: end of the last claim's lease, by the clock of the gateway that has it.
         cancelled: whether its caller wants it no more.
         ended_at: when, or 0.
         transfer: what was submitted, until it has ended.
@@ -56,6 +60,7 @@ class Stored:
     metadata: bytes
     refs: tuple[str, ...]
     token: int = 0
+    held_until: float = 0.0
     cancelled: bool = False
     ended_at: float = 0.0
     transfer: Value | None = None
@@ -67,9 +72,14 @@ class Stored:
         """The metadata as a message of its own."""
         return jobs_pb2.TransferMetadata.FromString(self.metadata)
 
+    @cached_property
+    def state(self) -> State:
+        """That of the metadata."""
+        return self.parsed().state
+
     def is_held(self, token: int) -> bool:
         """Whether this claim is the last one, and the job runs."""
-        return self.token == token and self.parsed().state == jobs_pb2.TRANSFER_STATE_RUNNING
+        return self.token == token and self.state == jobs_pb2.TRANSFER_STATE_RUNNING
 
     def to_json(self) -> bytes:
         """The record's value."""

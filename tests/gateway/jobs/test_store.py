@@ -401,6 +401,26 @@ async def test_a_server_that_is_away_is_said_and_what_it_kept_is_there_again(tmp
         server.stop()
 
 
+async def test_a_second_message_of_a_job_does_not_double_it(nats: NatsServer) -> None:
+    """As there is after a repeated submission, or when a killed server has forgotten what it delivered."""
+    prefix = f"p{uuid.uuid4().hex}"
+    connection = Connection([nats.url], None, 1, prefix)
+    store = JetStreamStore(connection)
+    await store.submit(job(priority=1))
+    claim = await claimed(store)
+    await (await connection.jetstream()).publish(f"{prefix}.work.1", b"000")
+    for _ in range(5):
+        assert await store.claim(POLICY) is None
+    assert await store.beat(claim, POLICY, claim.metadata, [], None) is Verdict.GO_ON
+    await store.give_back(claim, 0, BUSY, counts=False)
+    again = await claimed(store)
+    assert again.token == claim.token + 1
+    assert await store.claim(POLICY) is None
+    assert await store.end(again, again.metadata, done())
+    assert await store.claim(POLICY) is None
+    await store.close()
+
+
 async def test_a_bucket_of_a_later_version_is_left_alone(nats: NatsServer) -> None:
     connection = Connection([nats.url], None, 1, "later")
     store = JetStreamStore(connection)
