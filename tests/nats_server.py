@@ -58,6 +58,11 @@ class NatsServer:
             time.sleep(0.02)
         raise AssertionError((self.folder / "log").read_text())
 
+    def send(self, how: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None, "start it first"
+        self._process.send_signal(how)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it with this signal."""
         if self._process is not None:

@@ -1,13 +1,15 @@
 """Submitted transfers in a fleet that is killed, stopped and restarted: is each one done, and done once?
 
-    python -m tests.benchmarks.jobs [--jobs 1000] [--rate 100] [--pause 1.5] [--seed 0] [--out docs/benchmarks]
+    python -m tests.benchmarks.jobs [--engine sqlite|nats] [--jobs 1000] [--rate 100] [--pause 1.5] [--seed 0]
+        [--out docs/benchmarks]
 
-Three gateways on one SQLite store. First ``--rate`` submissions a second for ten seconds, which nobody works on: with
-solves of many seconds that is what a gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs``
-submissions at a fifth of that rate to gateways with four stubs, whose solves take 20 ms, while every ``--pause``
-seconds or so a gateway or a stub, whichever chance picks, gets SIGKILL and is started again, or is stopped for three
-seconds. Each submission is tried until it is answered, under the same request id.
-Writes ``jobs.md``.
+Three gateways on one store; that of NATS is a real server, which is killed and stopped like the others. First
+``--rate`` submissions a second for ten seconds, which nobody works on: with solves of many seconds that is what a
+gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` submissions at a fifth of that rate to
+gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
+server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds. Each submission is
+tried until it is answered, under the same request id.
+Writes ``jobs.md`` or ``jobs-nats.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,12 +37,14 @@ from PIL import Image
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
 from tests.faults.cluster import Cluster, fleet, picture
+from tests.nats_server import NatsServer, nats_server
 
 _GATEWAYS, _STUBS = 3, 4
 _QUIET_SECONDS = 10.0
 _BUSY_SHARE = 0.2
 """Of the rate, while jobs are worked on: these cores do about 25 a second, callers, gateways and stubs together."""
 
+_NAMES = {"sqlite": "SQLite", "nats": "NATS JetStream"}
 _STOPPED_SECONDS = 3.0
 _PATIENCE_SECONDS = 300.0
 
@@ -105,13 +111,29 @@ async def _arriving(
     return list(await asyncio.gather(*tasks))
 
 
-async def _chaos(processes: Cluster, pause: float, chance: random.Random, found: _Found, stop: asyncio.Event) -> None:
+async def _chaos(
+    processes: Cluster,
+    server: NatsServer | None,
+    pause: float,
+    chance: random.Random,
+    found: _Found,
+    stop: asyncio.Event,
+) -> None:
     names = [*(f"gateway-{n}" for n in range(_GATEWAYS)), *(f"stub-{n}" for n in range(_STUBS))]
+    names += ["nats"] if server else []
     while not stop.is_set():
         await asyncio.sleep(pause * chance.uniform(0.5, 1.5))
         name, fault = chance.choice(names), chance.choice(["killed", "stopped"])
         found.faults[f"{name.partition('-')[0]} {fault}"] += 1
-        if fault == "killed":
+        if name == "nats" and server is not None:
+            if fault == "killed":
+                await asyncio.to_thread(server.stop, signal.SIGKILL)
+                await asyncio.to_thread(server.start)
+            else:
+                server.send(signal.SIGSTOP)
+                await asyncio.sleep(_STOPPED_SECONDS)
+                server.send(signal.SIGCONT)
+        elif fault == "killed":
             processes.signal(name, signal.SIGKILL)
             await processes.ended(name)
             await processes.start(name)
@@ -143,17 +165,28 @@ async def _all_ended(channels: list[grpc.aio.Channel], names: set[str], found: _
         found.states["stuck"] = len(left)
 
 
-async def _quiet(rate: float, found: _Found) -> None:
+@contextmanager
+def _store(engine: str) -> Iterator[tuple[Path, dict[str, str], NatsServer | None]]:
+    """A folder, the settings of a store that is there, and its server."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if engine == "sqlite":
+            yield folder, {"jobs_url": f"sqlite:{folder}/jobs"}, None
+            return
+        with nats_server(folder / "nats") as server:
+            yield folder, {"jobs_url": server.url}, server
+
+
+async def _quiet(engine: str, rate: float, found: _Found) -> None:
     """Submissions to gateways that have nothing else to do, and gateways that have nothing at all to do."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {"jobs_url": f"sqlite:{folder}/jobs", "jobs_at_once": "0"}
-        async with fleet(Path(folder), _GATEWAYS, 1, **settings) as processes:
+    with _store(engine) as (folder, settings, _):
+        async with fleet(folder, _GATEWAYS, 1, jobs_at_once="0", **settings) as processes:
             channels = [grpc.aio.insecure_channel(processes.ports[f"gateway-{n}"]) for n in range(_GATEWAYS)]
             for channel in channels:
                 await _submitted([channel], 0, _request(0, False), _Found())
             await _arriving(channels, int(rate * _QUIET_SECONDS), rate, False, found)
-    with tempfile.TemporaryDirectory() as folder:
-        async with fleet(Path(folder), _GATEWAYS, 1, jobs_url=f"sqlite:{folder}/jobs") as processes:
+    with _store(engine) as (folder, settings, _):
+        async with fleet(folder, _GATEWAYS, 1, **settings) as processes:
             await asyncio.sleep(3)
             gateways = [psutil.Process(processes.children[f"gateway-{n}"].pid) for n in range(_GATEWAYS)]
             before = sum(sum(process.cpu_times()[:2]) for process in gateways)
@@ -162,14 +195,14 @@ async def _quiet(rate: float, found: _Found) -> None:
             found.idle_share = used / _QUIET_SECONDS / _GATEWAYS
 
 
-async def _broken(jobs: int, rate: float, pause: float, seed: int, found: _Found) -> None:
+async def _broken(engine: str, jobs: int, rate: float, pause: float, seed: int, found: _Found) -> None:
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {"jobs_url": f"sqlite:{folder}/jobs", "job_lease_seconds": "2", "job_attempts": "20"}
-        async with fleet(Path(folder), _GATEWAYS, _STUBS, **settings) as processes:
+    with _store(engine) as (folder, settings, server):
+        limits = {"job_lease_seconds": "2", "job_attempts": "20"}
+        async with fleet(folder, _GATEWAYS, _STUBS, **settings, **limits) as processes:
             channels = [grpc.aio.insecure_channel(processes.ports[f"gateway-{n}"]) for n in range(_GATEWAYS)]
             stop, began = asyncio.Event(), time.monotonic()
-            chaos = asyncio.create_task(_chaos(processes, pause, chance, found, stop))
+            chaos = asyncio.create_task(_chaos(processes, server, pause, chance, found, stop))
             names = await _arriving(channels, jobs, rate, True, found)
             found.names = set(names)
             stop.set()
@@ -180,20 +213,20 @@ async def _broken(jobs: int, rate: float, pause: float, seed: int, found: _Found
                 await channel.close()
 
 
-async def _measured(jobs: int, rate: float, pause: float, seed: int) -> tuple[_Found, _Found]:
+async def _measured(engine: str, jobs: int, rate: float, pause: float, seed: int) -> tuple[_Found, _Found]:
     quiet, broken = _Found(), _Found()
-    await _quiet(rate, quiet)
-    await _broken(jobs, rate * _BUSY_SHARE, pause, seed, broken)
+    await _quiet(engine, rate, quiet)
+    await _broken(engine, jobs, rate * _BUSY_SHARE, pause, seed, broken)
     return quiet, broken
 
 
-def _table(quiet: _Found, found: _Found, jobs: int, rate: float) -> list[str]:
+def _table(engine: str, quiet: _Found, found: _Found, jobs: int, rate: float) -> list[str]:
     latencies = np.percentile(np.array(quiet.latencies) * 1000, [50, 90, 99, 100])
     return [
         "# Submitted transfers in a fleet that breaks",
         "",
-        f"Made by `python -m tests.benchmarks.jobs --jobs {jobs} --rate {rate:.0f}`. {described()}.",
-        f"SQLite, {_GATEWAYS} gateways, {_STUBS} stubs with solves of 20 ms, 160x120 px photos.",
+        f"Made by `python -m tests.benchmarks.jobs --engine {engine} --jobs {jobs} --rate {rate:.0f}`. {described()}.",
+        f"{_NAMES[engine]}, {_GATEWAYS} gateways, {_STUBS} stubs with solves of 20 ms, 160x120 px photos.",
         "",
         "| | |",
         "|---|---|",
@@ -212,15 +245,17 @@ def _table(quiet: _Found, found: _Found, jobs: int, rate: float) -> list[str]:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=_NAMES, default="sqlite")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--pause", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
-    quiet, found = asyncio.run(_measured(options.jobs, options.rate, options.pause, options.seed))
-    lines = _table(quiet, found, options.jobs, options.rate)
-    (options.out / "jobs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    quiet, found = asyncio.run(_measured(options.engine, options.jobs, options.rate, options.pause, options.seed))
+    lines = _table(options.engine, quiet, found, options.jobs, options.rate)
+    name = "jobs.md" if options.engine == "sqlite" else f"jobs-{options.engine}.md"
+    (options.out / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
