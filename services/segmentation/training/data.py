@@ -101,7 +101,7 @@ def _view(photo: Photo, size: tuple[int, int], random: np.random.Generator) -> t
     rows = min(height, width * aspect) * share
     shares = rows / height, rows / aspect / width
     at_y, at_x = (
-        random.uniform(0, 1 - share) + share * (torch.arange(edge) + 0.5) / edge
+        random.uniform(0, max(0.0, 1 - share)) + share * (torch.arange(edge) + 0.5) / edge
         for share, edge in zip(shares, size, strict=True)
     )
     at_x = at_x.flip(0) if random.random() < 0.5 else at_x

@@ -238,7 +238,8 @@ def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
 def test_training_moves_all_but_the_first_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (49, 81))
     monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (81, 113))
-    monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 1.0)
+    monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("services.segmentation.training.schedule._TRUNK_STAYS_SHARE", 0.01)
     torch.manual_seed(0)
     teacher, groups = Teacher(model, 1), grouping(CLASSES)
     network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
