@@ -1,6 +1,6 @@
 """Submitted transfers in NATS JetStream, for gateways on many machines.
 
-What there is, all beginning with ``Names.prefix``:
+What there is, all beginning with ``Connection.prefix``:
 
 - a key-value bucket with a record for each job, which alone says how it stands: every change is of the revision that
   was read (compare and set), so that of two gateways one is told that it has lost;
@@ -31,13 +31,14 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]  # has stubs, 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
-from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.errors import APIError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 from nats.js.object_store import ObjectStore
 
 from gateway.jobs import outcomes
 from gateway.jobs.jetstream_connection import ANSWER_SECONDS, RETRY_SECONDS, Connection, answering, whole
 from gateway.jobs.jetstream_records import Held, Stored, Value
+from gateway.jobs.news import News
 from gateway.jobs.store import (
     AGEING_SECONDS,
     ENDED,
@@ -96,7 +97,7 @@ class JetStreamStore:
         self._held: dict[tuple[str, int], str] = {}
         self._lease_seconds = 0.0
         self._cursors: LRUCache[tuple[str, str], tuple[int, int]] = LRUCache(_CURSORS)
-        self._changed = asyncio.Event()
+        self._news = News()
 
     @whole
     async def submit(self, job: Submission) -> Record:
@@ -191,7 +192,7 @@ class JetStreamStore:
                     f"{self._prefix}.{kind}.{key}", event.data, headers={_SEQUENCE: str(event.sequence)}
                 )
             if events:
-                self._tell()
+                self._news.tell()
             return Verdict.CANCELLED if after.cancelled else Verdict.GO_ON
 
     @whole
@@ -312,9 +313,7 @@ class JetStreamStore:
 
     async def news(self, timeout_seconds: float) -> None:
         """See ``JobStore``."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._changed.wait()
+        await self._news.wait(timeout_seconds)
 
     async def close(self) -> None:
         """See ``JobStore``."""
@@ -394,7 +393,7 @@ class JetStreamStore:
                 self._is_up_to_date.set()
             elif entry.operation is not None:
                 if self._seen.pop(entry.key, None) is not None:
-                    self._tell()
+                    self._news.tell()
             elif entry.key != _VERSION_KEY and entry.value is not None and entry.revision is not None:
                 self._saw(entry.key, Held(Stored.from_json(entry.value), entry.revision))
 
@@ -409,19 +408,13 @@ class JetStreamStore:
         known = self._seen.get(key)
         if known is None or known.revision < held.revision:
             self._seen[key] = held
-            self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+            self._news.tell()
 
     # Records.
 
     async def _read(self, name: str) -> Held | None:
         try:
             entry = await self._bucket.get(_key(name))
-        except KeyNotFoundError:
-            return None
         except NotFoundError:
             return None
         assert entry.value is not None, "a record has a value"  # noqa: S101
@@ -530,9 +523,9 @@ class JetStreamStore:
         """Have the server hand a job to another gateway after so long without a sign of life."""
         if seconds == self._lease_seconds:
             return
-        for priority in range(len(CONSUMERS)):
+        for priority, consumer in enumerate(CONSUMERS):
             config = api.ConsumerConfig(
-                durable_name=CONSUMERS[priority],
+                durable_name=consumer,
                 filter_subject=f"{self._prefix}.work.{priority}",
                 ack_policy=api.AckPolicy.EXPLICIT,
                 ack_wait=seconds,
@@ -584,16 +577,13 @@ class JetStreamStore:
             if metadata.state == _RUNNING and now < stored.held_until <= now + 2 * policy.lease_seconds:
                 held_until.append(stored.held_until)
                 return None
-            end = (
-                outcomes.cancelled()
-                if stored.cancelled
-                else outcomes.given_up(
-                    policy,
-                    attempts=metadata.attempts,
-                    waited_seconds=now - stored.submitted_at,
-                    was_lost=metadata.state == _RUNNING,
-                    error=status_pb2.Status.FromString(stored.error or b""),
-                )
+            end = outcomes.end_instead(
+                policy,
+                is_cancelled=stored.cancelled,
+                attempts=metadata.attempts,
+                waited_seconds=now - stored.submitted_at,
+                was_lost=metadata.state == _RUNNING,
+                error=status_pb2.Status.FromString(stored.error or b""),
             )
             if end is not None:
                 over.append(end)

@@ -10,24 +10,33 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]  # has stubs, 
 
 from gateway.jobs.store import Outcome, Policy
 
-__all__ = ["cancelled", "given_up"]
+__all__ = ["cancelled", "end_instead"]
 
 _ABORTED: Final = grpc.StatusCode.ABORTED.value[0]
 _PASSING: Final = (grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
 
 
-def given_up(
-    policy: Policy, *, attempts: int, waited_seconds: float, was_lost: bool, error: status_pb2.Status
+def end_instead(
+    policy: Policy,
+    *,
+    is_cancelled: bool,
+    attempts: int,
+    waited_seconds: float,
+    was_lost: bool,
+    error: status_pb2.Status,
 ) -> Outcome | None:
-    """The end of a job that has had all its attempts or has waited too long; None = it goes on.
+    """How a job ends that is cancelled, has had all its attempts or has waited too long; None = it is to be claimed.
 
     Args:
         policy: says how often and how long.
+        is_cancelled: whether its caller wants it no more.
         attempts: those that were begun.
         waited_seconds: since it was submitted.
         was_lost: whether the last gateway did not give it back itself.
         error: the last one, empty if there was none.
     """
+    if is_cancelled:
+        return cancelled()
     if attempts >= policy.attempts:
         lost = "the gateway that worked on it was lost" if was_lost else ""
         return _dead(f"given up after {attempts} attempts", error, lost)

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ from dpst.v1 import jobs_pb2
 from google.rpc import status_pb2  # type: ignore[import-untyped]  # has stubs, lacks py.typed
 
 from gateway.jobs import outcomes
+from gateway.jobs.news import News
 from gateway.jobs.store import (
     AGEING_SECONDS,
     ENDED,
@@ -99,12 +100,12 @@ class SqliteStore:
         self._path = path
         self._thread = ThreadPoolExecutor(1, "jobs")
         self._connection: sqlite3.Connection | None = None
-        self._changed = asyncio.Event()
+        self._news = News()
 
     async def submit(self, job: Submission) -> Record:
         """See ``JobStore``."""
         record = await self._run(lambda db: _submit(db, job))
-        self._tell()
+        self._news.tell()
         return record
 
     async def claim(self, policy: Policy) -> Claim | None:
@@ -122,19 +123,19 @@ class SqliteStore:
         """See ``JobStore``."""
         verdict = await self._run(lambda db: _beat(db, claim, policy, metadata, events, progress))
         if events:
-            self._tell()
+            self._news.tell()
         return verdict
 
     async def end(self, claim: Claim, metadata: jobs_pb2.TransferMetadata, outcome: Outcome) -> bool:
         """See ``JobStore``."""
         held = await self._run(lambda db: _end_held(db, claim, metadata, outcome))
-        self._tell()
+        self._news.tell()
         return held
 
     async def give_back(self, claim: Claim, delay_seconds: float, error: status_pb2.Status, *, counts: bool) -> None:
         """See ``JobStore``."""
         await self._run(lambda db: _give_back(db, claim, delay_seconds, error, counts))
-        self._tell()
+        self._news.tell()
 
     async def get(self, name: str, caller: str) -> Record | None:
         """See ``JobStore``."""
@@ -155,7 +156,7 @@ class SqliteStore:
     async def cancel(self, name: str, caller: str) -> bool:
         """See ``JobStore``."""
         found = await self._run(lambda db: _cancel(db, name, caller))
-        self._tell()
+        self._news.tell()
         return found
 
     async def delete(self, name: str, caller: str) -> bool | None:
@@ -174,19 +175,13 @@ class SqliteStore:
 
     async def news(self, timeout_seconds: float) -> None:
         """See ``JobStore``."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._changed.wait()
+        await self._news.wait(timeout_seconds)
 
     async def close(self) -> None:
         """See ``JobStore``."""
         if self._connection is not None:
             await self._run(lambda db: db.close())
         self._thread.shutdown()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     async def _run(self, call: Callable[[sqlite3.Connection], _T]) -> _T:
         """In the one thread that has the connection. Raises Unavailable if the file fails."""
@@ -265,16 +260,13 @@ def _claim(db: sqlite3.Connection, policy: Policy) -> Claim | None:
         while (row := db.execute(query, values).fetchone()) is not None:
             name, token, attempts, cancelled, transfer, progress, known, state, submitted_at, error = row
             metadata = jobs_pb2.TransferMetadata.FromString(known)
-            end = (
-                outcomes.cancelled()
-                if cancelled
-                else outcomes.given_up(
-                    policy,
-                    attempts=attempts,
-                    waited_seconds=now - submitted_at,
-                    was_lost=state == _RUNNING,
-                    error=status_pb2.Status.FromString(error or b""),
-                )
+            end = outcomes.end_instead(
+                policy,
+                is_cancelled=bool(cancelled),
+                attempts=attempts,
+                waited_seconds=now - submitted_at,
+                was_lost=state == _RUNNING,
+                error=status_pb2.Status.FromString(error or b""),
             )
             if end is not None:
                 _end(db, name, metadata, end)
