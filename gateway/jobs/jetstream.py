@@ -251,7 +251,7 @@ class JetStreamStore:
         if token and not (token.isascii() and token.isdecimal() and len(token) < 19):
             raise InvalidArgument("page_token", repr(token[:40]), "must be the last reply's next_page_token")
         async with self._ready():
-            await self._is_up_to_date.wait()
+            await self._all_seen()
             mine = [
                 (held.stored.number, key, held.stored)
                 for key, held in self._seen.items()
@@ -295,7 +295,7 @@ class JetStreamStore:
     async def sweep(self, policy: Policy) -> Collection[str]:
         """See ``JobStore``."""
         async with self._ready():
-            await self._is_up_to_date.wait()
+            await self._all_seen()
             oldest = time.time() - policy.keep_seconds
             for key, held in list(self._seen.items()):
                 if held.stored.state in ENDED and held.stored.ended_at < oldest:
@@ -307,7 +307,7 @@ class JetStreamStore:
     async def waiting(self) -> tuple[int, float]:
         """See ``JobStore``."""
         async with self._ready():
-            await self._is_up_to_date.wait()
+            await self._all_seen()
             since = [held.stored.submitted_at for held in self._seen.values() if held.stored.state == _QUEUED]
             return len(since), max(0.0, time.time() - min(since)) if since else 0.0
 
@@ -342,7 +342,8 @@ class JetStreamStore:
         async with answering():
             async with self._opening:
                 js = await self.connection.jetstream()
-                if self._opened_on is not self.connection.client:
+                has_watch = self._watching is not None and not self._watching.done()
+                if self._opened_on is not self.connection.client or not has_watch:
                     await self._open(js)
             yield
 
@@ -386,6 +387,11 @@ class JetStreamStore:
         watcher = await self._bucket.watchall()
         self._watching = asyncio.create_task(self._watch(watcher))
         self._opened_on = self.connection.client
+
+    async def _all_seen(self) -> None:
+        """Wait until ``_seen`` has the whole bucket. Raises TimeoutError."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self._is_up_to_date.wait()
 
     async def _watch(self, watcher: KeyValue.KeyWatcher) -> None:
         async for entry in watcher:

@@ -1,8 +1,10 @@
-"""The Dockerfile, its ignore file, and the compose file."""
+"""The Dockerfile, its ignore file, and the compose files."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,21 @@ def stage(name: str) -> str:
     text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
     (found,) = [part for part in re.split(r"^(?=FROM )", text, flags=re.MULTILINE) if f" AS {name}\n" in part]
     return found
+
+
+def checked(*command: str | Path) -> None:
+    """Run a tool of the environment; it has to find nothing."""
+    tool = Path(sysconfig.get_path("scripts")) / command[0]
+    ran = subprocess.run([tool, *command[1:]], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_dockerfile_is_good_style() -> None:
+    checked("hadolint", "--failure-threshold", "style", DOCKER / "Dockerfile")
+
+
+def test_compose_files_are_as_their_schema_says() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", *DOCKER.glob("compose*.yaml"))
 
 
 @pytest.mark.parametrize("name", PROCESSES)
