@@ -5,10 +5,10 @@ PROTOS := $(sort $(wildcard protos/dpst/v1/*.proto))
 SERVICE_PROTOS := $(sort $(shell grep -l '^service ' $(PROTOS)))
 PROTOC = PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos -Ibuild/protos
 
-.PHONY: help demo test check protos rules locks audit clean
+.PHONY: help demo cluster-demo test check protos rules locks audit clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/installed ## restyle a sample photo: build/demo/result.jpg and report.json
 	$(BIN)/python -m tests.demo build/demo
+
+cluster-demo: $(VENV)/installed ## a fleet with NATS on this machine, a batch, a stylizer killed meanwhile: build/cluster-demo
+	$(BIN)/python -m tests.cluster_demo build/cluster-demo
 
 test: check ## lint, types, contracts, then every test
 	$(BIN)/python -m pytest

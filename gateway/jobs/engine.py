@@ -37,9 +37,9 @@ def _sqlite(url: str, settings: GatewaySettings) -> tuple[JobStore, JobFiles]:
 
 def _nats(url: str, settings: GatewaySettings) -> tuple[JobStore, JobFiles]:
     try:
-        from gateway.jobs.jetstream import JetStreamStore
-        from gateway.jobs.jetstream_connection import Connection
-        from gateway.jobs.jetstream_files import JetStreamFiles
+        from gateway.jobs.jetstream.connection import Connection
+        from gateway.jobs.jetstream.files import JetStreamFiles
+        from gateway.jobs.jetstream.store import JetStreamStore
     except ModuleNotFoundError as error:
         raise StartError(
             f"DPST_JOBS_URL: {url.partition(':')[0]} needs the extra nats: pip install dpst[nats]"

@@ -2,49 +2,45 @@
 
     python -m tests.benchmarks.jobs [--engine sqlite|nats] [--jobs 1000] [--rate 100] [--pause 1.5] [--seed 0]
         [--out docs/benchmarks]
+    python -m tests.benchmarks.jobs --real --jobs 30 --rate 5 --pause 10 [--engine sqlite|nats] [...]
 
 Three gateways on one store; that of NATS is a real server, which is killed and stopped like the others. First
 ``--rate`` submissions a second for ten seconds, which nobody works on: with solves of many seconds that is what a
 gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` submissions at a fifth of that rate to
 gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
-server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds. Each submission is
-tried until it is answered, under the same request id.
-Writes ``jobs.md`` or ``jobs-nats.md``.
+server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds, until all have
+ended. Each submission is tried until it is answered, under the same request id. ``--real`` leaves the first two parts
+out and has a segmentation service and two stylizers, which break as well, in the place of the stubs.
+Writes ``jobs.md``, ``jobs-nats.md``, ``jobs-real.md`` or ``jobs-nats-real.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import random
 import signal
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc.aio
 import numpy as np
 import psutil
-from dpst.v1 import image_pb2, jobs_pb2, labels_pb2, photo_style_pb2, photo_style_pb2_grpc
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from PIL import Image
+from dpst.v1 import jobs_pb2
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
-from tests.faults.cluster import Cluster, fleet, picture
-from tests.nats_server import NatsServer, nats_server
+from tests.benchmarks.submissions import ENGINES, ended, request, store, submitted
+from tests.faults.cluster import Cluster, fleet
+from tests.nats_server import NatsServer
 
-_GATEWAYS, _STUBS = 3, 4
+_GATEWAYS, _STUBS, _STYLIZERS = 3, 4, 2
 _QUIET_SECONDS = 10.0
 _BUSY_SHARE = 0.2
 """Of the rate, while jobs are worked on: these cores do about 25 a second, callers, gateways and stubs together."""
 
-_NAMES = {"sqlite": "SQLite", "nats": "NATS JetStream"}
 _STOPPED_SECONDS = 3.0
 _PATIENCE_SECONDS = 300.0
 
@@ -61,46 +57,25 @@ class _Found:
     seconds: float = 0.0
 
 
-def _request(number: int, has_labels: bool) -> photo_style_pb2.SubmitTransferRequest:
-    file = io.BytesIO()
-    Image.new("L", (160, 120), 1).save(file, "PNG")
-    labels = labels_pb2.LabelMap(png=file.getvalue(), labels=[labels_pb2.Label(index=1, name="sky", area_share=1)])
-    transfer = photo_style_pb2.Transfer(
-        content=image_pb2.Image(data=picture(number, 160, 120)),
-        style=image_pb2.Image(data=picture(0, 160, 120)),
-        content_labels=labels if has_labels else None,
-        style_labels=labels if has_labels else None,
-        request_id=f"request-{number}",
-    )
-    return photo_style_pb2.SubmitTransferRequest(transfer=transfer)
-
-
-async def _submitted(
-    channels: list[grpc.aio.Channel], number: int, request: photo_style_pb2.SubmitTransferRequest, found: _Found
-) -> str:
-    """Name of the operation; tried at one gateway after the other."""
-    tries = 0
-    while True:
-        stub = photo_style_pb2_grpc.PhotoStyleStub(channels[(number + tries) % len(channels)])
-        tries += 1
-        try:
-            reply = await stub.SubmitTransfer(request, timeout=5)
-        except grpc.aio.AioRpcError:
-            await asyncio.sleep(0.2)
-            continue
-        found.tries[tries] += 1
-        return reply.name
+@dataclass(frozen=True)
+class _Trial:
+    jobs: int
+    rate: float
+    pause: float
+    seed: int
+    is_real: bool
 
 
 async def _arriving(
     channels: list[grpc.aio.Channel], count: int, rate: float, has_labels: bool, found: _Found
 ) -> list[str]:
     """Submissions in even distances, whatever became of those before; their requests are made first."""
-    requests = [_request(number, has_labels) for number in range(count)]
+    requests = [request(number, has_labels) for number in range(count)]
 
     async def timed(number: int) -> str:
         began = time.monotonic()
-        name = await _submitted(channels, number, requests[number], found)
+        name, tries = await submitted(channels, number, requests[number])
+        found.tries[tries] += 1
         found.latencies.append(time.monotonic() - began)
         return name
 
@@ -111,6 +86,17 @@ async def _arriving(
     return list(await asyncio.gather(*tasks))
 
 
+async def _all_ended(channels: list[grpc.aio.Channel], names: set[str], found: _Found) -> None:
+    """Look until every operation has ended; count how."""
+    async for operation in ended(channels, names, _PATIENCE_SECONDS):
+        metadata = jobs_pb2.TransferMetadata()
+        operation.metadata.Unpack(metadata)
+        found.states[jobs_pb2.TransferState.Name(metadata.state).removeprefix("TRANSFER_STATE_")] += 1
+        found.attempts[metadata.attempts] += 1
+    if left := len(names) - found.states.total():
+        found.states["stuck"] = left
+
+
 async def _chaos(
     processes: Cluster,
     server: NatsServer | None,
@@ -119,8 +105,7 @@ async def _chaos(
     found: _Found,
     stop: asyncio.Event,
 ) -> None:
-    names = [*(f"gateway-{n}" for n in range(_GATEWAYS)), *(f"stub-{n}" for n in range(_STUBS))]
-    names += ["nats"] if server else []
+    names = [*processes.children, *(["nats"] if server else [])]
     while not stop.is_set():
         await asyncio.sleep(pause * chance.uniform(0.5, 1.5))
         name, fault = chance.choice(names), chance.choice(["killed", "stopped"])
@@ -143,49 +128,15 @@ async def _chaos(
             processes.signal(name, signal.SIGCONT)
 
 
-async def _all_ended(channels: list[grpc.aio.Channel], names: set[str], found: _Found) -> None:
-    """Look until every operation has ended; count how."""
-    limit = time.monotonic() + _PATIENCE_SECONDS
-    left = set(names)
-    while left and time.monotonic() < limit:
-        for at, name in enumerate(sorted(left)):
-            stub = operations_pb2_grpc.OperationsStub(channels[at % len(channels)])
-            try:
-                operation = await stub.GetOperation(operations_pb2.GetOperationRequest(name=name), timeout=5)
-            except grpc.aio.AioRpcError:
-                continue
-            if operation.done:
-                metadata = jobs_pb2.TransferMetadata()
-                operation.metadata.Unpack(metadata)
-                found.states[jobs_pb2.TransferState.Name(metadata.state).removeprefix("TRANSFER_STATE_")] += 1
-                found.attempts[metadata.attempts] += 1
-                left.discard(name)
-        await asyncio.sleep(0.5)
-    if left:
-        found.states["stuck"] = len(left)
-
-
-@contextmanager
-def _store(engine: str) -> Iterator[tuple[Path, dict[str, str], NatsServer | None]]:
-    """A folder, the settings of a store that is there, and its server."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if engine == "sqlite":
-            yield folder, {"jobs_url": f"sqlite:{folder}/jobs"}, None
-            return
-        with nats_server(folder / "nats") as server:
-            yield folder, {"jobs_url": server.url}, server
-
-
 async def _quiet(engine: str, rate: float, found: _Found) -> None:
     """Submissions to gateways that have nothing else to do, and gateways that have nothing at all to do."""
-    with _store(engine) as (folder, settings, _):
+    with store(engine) as (folder, settings, _):
         async with fleet(folder, _GATEWAYS, 1, jobs_at_once="0", **settings) as processes:
             channels = [grpc.aio.insecure_channel(processes.ports[f"gateway-{n}"]) for n in range(_GATEWAYS)]
             for channel in channels:
-                await _submitted([channel], 0, _request(0, False), _Found())
+                await submitted([channel], 0, request(0, False))
             await _arriving(channels, int(rate * _QUIET_SECONDS), rate, False, found)
-    with _store(engine) as (folder, settings, _):
+    with store(engine) as (folder, settings, _):
         async with fleet(folder, _GATEWAYS, 1, **settings) as processes:
             await asyncio.sleep(3)
             gateways = [psutil.Process(processes.children[f"gateway-{n}"].pid) for n in range(_GATEWAYS)]
@@ -195,44 +146,58 @@ async def _quiet(engine: str, rate: float, found: _Found) -> None:
             found.idle_share = used / _QUIET_SECONDS / _GATEWAYS
 
 
-async def _broken(engine: str, jobs: int, rate: float, pause: float, seed: int, found: _Found) -> None:
-    chance = random.Random(seed)
-    with _store(engine) as (folder, settings, server):
+async def _broken(engine: str, trial: _Trial, found: _Found) -> None:
+    chance = random.Random(trial.seed)
+    with store(engine) as (folder, settings, server):
         limits = {"job_lease_seconds": "2", "job_attempts": "20"}
-        async with fleet(folder, _GATEWAYS, _STUBS, **settings, **limits) as processes:
+        behind = {"stylizers": _STYLIZERS} if trial.is_real else {"stubs": _STUBS}
+        async with fleet(folder, _GATEWAYS, **behind, **settings, **limits) as processes:
             channels = [grpc.aio.insecure_channel(processes.ports[f"gateway-{n}"]) for n in range(_GATEWAYS)]
             stop, began = asyncio.Event(), time.monotonic()
-            chaos = asyncio.create_task(_chaos(processes, server, pause, chance, found, stop))
-            names = await _arriving(channels, jobs, rate, True, found)
+            chaos = asyncio.create_task(_chaos(processes, server, trial.pause, chance, found, stop))
+            names = await _arriving(channels, trial.jobs, trial.rate, not trial.is_real, found)
             found.names = set(names)
-            stop.set()
-            await chaos
             await _all_ended(channels, found.names, found)
             found.seconds = time.monotonic() - began
+            stop.set()
+            await chaos
             for channel in channels:
                 await channel.close()
 
 
-async def _measured(engine: str, jobs: int, rate: float, pause: float, seed: int) -> tuple[_Found, _Found]:
+async def _measured(engine: str, rate: float, trial: _Trial) -> tuple[_Found, _Found]:
     quiet, broken = _Found(), _Found()
-    await _quiet(engine, rate, quiet)
-    await _broken(engine, jobs, rate * _BUSY_SHARE, pause, seed, broken)
+    if not trial.is_real:
+        await _quiet(engine, rate, quiet)
+    await _broken(engine, trial, broken)
     return quiet, broken
 
 
-def _table(engine: str, quiet: _Found, found: _Found, jobs: int, rate: float) -> list[str]:
-    latencies = np.percentile(np.array(quiet.latencies) * 1000, [50, 90, 99, 100])
-    return [
+def _table(engine: str, rate: float, trial: _Trial, quiet: _Found, found: _Found) -> list[str]:
+    command = f"--engine {engine} --jobs {trial.jobs} --rate {rate:g} --pause {trial.pause:g}"
+    behind = (
+        f"segmentation and {_STYLIZERS} stylizers with the built-in networks"
+        if trial.is_real
+        else f"{_STUBS} stubs with solves of 20 ms"
+    )
+    lines = [
         "# Submitted transfers in a fleet that breaks",
         "",
-        f"Made by `python -m tests.benchmarks.jobs --engine {engine} --jobs {jobs} --rate {rate:.0f}`. {described()}.",
-        f"{_NAMES[engine]}, {_GATEWAYS} gateways, {_STUBS} stubs with solves of 20 ms, 160x120 px photos.",
+        f"Made by `python -m tests.benchmarks.jobs {command}{' --real' if trial.is_real else ''}`. {described()}.",
+        f"{ENGINES[engine]}, {_GATEWAYS} gateways, {behind}, 160x120 px photos.",
         "",
         "| | |",
         "|---|---|",
-        f"| submissions at {rate:.0f} a second, undisturbed, ms: p50, p90, p99, most "
-        f"| {', '.join(f'{value:.1f}' for value in latencies)} |",
-        f"| processor time of an idle gateway | {quiet.idle_share:.2%} of a core |",
+    ]
+    if not trial.is_real:
+        latencies = np.percentile(np.array(quiet.latencies) * 1000, [50, 90, 99, 100])
+        lines += [
+            f"| submissions at {rate:.0f} a second, undisturbed, ms: p50, p90, p99, most "
+            f"| {', '.join(f'{value:.1f}' for value in latencies)} |",
+            f"| processor time of an idle gateway | {quiet.idle_share:.2%} of a core |",
+        ]
+    return [
+        *lines,
         f"| faults meanwhile | {', '.join(f'{count} {name}' for name, count in sorted(found.faults.items()))} |",
         f"| submitted, different operations | {sum(found.tries.values())}, {len(found.names)} |",
         f"| ended as | {', '.join(f'{name} {count}' for name, count in sorted(found.states.items()))} |",
@@ -245,17 +210,19 @@ def _table(engine: str, quiet: _Found, found: _Found, jobs: int, rate: float) ->
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=_NAMES, default="sqlite")
+    parser.add_argument("--engine", choices=ENGINES, default="sqlite")
+    parser.add_argument("--real", action="store_true", help="the real solver and segmentation instead of stubs")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--pause", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
-    quiet, found = asyncio.run(_measured(options.engine, options.jobs, options.rate, options.pause, options.seed))
-    lines = _table(options.engine, quiet, found, options.jobs, options.rate)
-    name = "jobs.md" if options.engine == "sqlite" else f"jobs-{options.engine}.md"
-    (options.out / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    trial = _Trial(options.jobs, options.rate * _BUSY_SHARE, options.pause, options.seed, options.real)
+    quiet, found = asyncio.run(_measured(options.engine, options.rate, trial))
+    lines = _table(options.engine, options.rate, trial, quiet, found)
+    name = "jobs" + ("" if options.engine == "sqlite" else f"-{options.engine}") + ("-real" if options.real else "")
+    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -5,8 +5,8 @@
 Starts a stack with the built-in networks on all cores but one, for the callers have that one: what their thirty photos
 a second cost them is not the services' to pay (``--together`` lets all share all). Measures its capacity with two
 callers that always have a request under way, then lets requests arrive at ``--times`` that rate, then measures the
-capacity again. Beside it a caller asks for health a hundred times a second. Writes ``overload.md`` and
-``overload.json``.
+capacity again. All the while a caller asks for health a hundred times a second, which costs the services' core the same
+before, meanwhile and after. Writes ``overload.md`` and ``overload.json``.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
             content, style = picture(1, 640, 480), picture(2, 640, 480)
             busy = Load(found.ports["gateway"], content, style, 60.0, params=_PARAMS)
             await busy.keep_busy(1, 5.0)  # so that it knows how fast it is
-            before = await busy.keep_busy(2, seconds / 3)
-            rate = before.summary()["answers_a_second"]
-            patience = max(4.0, 6 / rate)
-            memory = [_memory(found)]
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 health = group.create_task(_health(found, stop))
+                before = await busy.keep_busy(2, seconds / 3)
+                rate = before.summary()["answers_a_second"]
+                patience = max(4.0, 6 / rate)
+                memory = [_memory(found)]
                 watch = group.create_task(_memories(found, stop))
                 over = await Load(found.ports["gateway"], content, style, patience, params=_PARAMS).arrive(
                     times * rate, seconds
                 )
+                after = await busy.keep_busy(2, seconds / 3)
                 stop.set()
-            memory += watch.result()
-            after = await busy.keep_busy(2, seconds / 3)
+            memory += [*watch.result(), _memory(found)]
             return {
                 "machine": described(cores=len(cores)),
                 "together": together,

@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway.jobs.jetstream import CONSUMERS
+from gateway.jobs.jetstream.queue import CONSUMERS
 from services.common.config import GatewaySettings, unknown_settings
 from services.common.metrics import Metrics
 from tests.deploy.processes import PROCESSES

@@ -99,13 +99,19 @@ async def cluster(folder: Path, stylizers: int = 2, **settings: str) -> AsyncIte
 
 
 @asynccontextmanager
-async def fleet(folder: Path, gateways: int, stubs: int, **settings: str) -> AsyncIterator[Cluster]:
-    """The same with several gateways in front of stubs."""
+async def fleet(
+    folder: Path, gateways: int, stubs: int = 0, stylizers: int = 0, **settings: str
+) -> AsyncIterator[Cluster]:
+    """The same with several gateways, in front of stubs, or of a segmentation service and stylizers."""
     async with _stopped(Cluster(folder, {"log_format": "json", **settings})) as found:
-        behind = [f"stub-{n}" for n in range(stubs)]
+        solvers = [f"stub-{n}" for n in range(stubs)] or [f"stylizer-{n}" for n in range(stylizers)]
+        finders = solvers if stubs else ["segmentation"]
+        behind = dict.fromkeys([*finders, *solvers])
         await asyncio.gather(*(found.start(name) for name in behind))
-        targets = "ipv4:" + ",".join(found.ports[name] for name in behind)
-        found.behind_gateways = {"segmentation_address": targets, "stylizer_address": targets}
+        found.behind_gateways = {
+            "segmentation_address": "ipv4:" + ",".join(found.ports[name] for name in finders),
+            "stylizer_address": "ipv4:" + ",".join(found.ports[name] for name in solvers),
+        }
         names = [f"gateway-{n}" for n in range(gateways)]
         await asyncio.gather(*(found.start(name) for name in names))
         await found.ready(*behind, *names)

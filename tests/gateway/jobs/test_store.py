@@ -18,9 +18,9 @@ from dpst.v1 import image_pb2, jobs_pb2, look_pb2
 from google.rpc import status_pb2
 
 from gateway.jobs.files import NEW_SECONDS, FolderFiles, JobFiles
-from gateway.jobs.jetstream import JetStreamStore
-from gateway.jobs.jetstream_connection import Connection
-from gateway.jobs.jetstream_files import JetStreamFiles
+from gateway.jobs.jetstream.connection import Connection
+from gateway.jobs.jetstream.files import JetStreamFiles
+from gateway.jobs.jetstream.store import JetStreamStore
 from gateway.jobs.sqlite import SqliteStore
 from gateway.jobs.store import ENDED, KEPT_ITERATIONS, Event, JobStore, Outcome, Policy, Submission, Verdict
 from services.common.errors import InvalidArgument, NotFound, Unavailable
@@ -453,7 +453,7 @@ async def test_what_a_message_cannot_hold_is_kept_too(nats: NatsServer) -> None:
     assert record.outcome is not None
     assert record.outcome.result == result
     assert await store.delete(claim.name, "ann")
-    left = await store._objects.list()  # type: ignore[union-attr]
+    left = await store._now.values._objects.list()
     assert [info.name for info in left if not info.deleted] == []
     await store.close()
 

@@ -95,6 +95,21 @@ def test_scores_and_stages_have_the_sizes_of_a_teachers() -> None:
     assert stages["decoded"].shape == (2, STAGES["decoded"], 6, 9)
 
 
+def test_folded_norms_change_nothing() -> None:
+    torch.manual_seed(0)
+    network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.running_mean, -1, 1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 2)
+    photos = torch.rand(1, 3, 33, 49)
+    before = network.eval()(photos)
+    network.fold_norms()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(photos), before, atol=1e-4, rtol=1e-4)
+    assert network.context[0].look[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+
+
 def test_phases_convolve_as_the_dilated_whole() -> None:
     x, weight = torch.rand(2, 6, 8, 12), torch.rand(6, 1, 5, 5)
     dilated = torch.nn.functional.conv2d(x, weight, padding=4, dilation=2, groups=6)
@@ -239,7 +254,6 @@ def test_training_moves_all_but_the_first_rows(model: Model, monkeypatch: pytest
     monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (49, 81))
     monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (81, 113))
     monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 0.5)
-    monkeypatch.setattr("services.segmentation.training.schedule._TRUNK_STAYS_SHARE", 0.01)
     torch.manual_seed(0)
     teacher, groups = Teacher(model, 1), grouping(CLASSES)
     network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -247,9 +261,10 @@ def test_training_moves_all_but_the_first_rows(model: Model, monkeypatch: pytest
     kept: list[SceneNetwork] = []
     small = [Check(normalised(photo(9).pixels[None, :, :65, :81].float() / 255), torch.full((17, 21), SKY))]
     lessons = Lessons([photo(n) for n in range(6)], teacher, network, 0)
-    found = trained(network, lessons, small, groups, 6.0, kept.append)
+    found = trained(network, lessons, small, groups, (6.0, 3.0), kept.append)
     assert kept
     assert not found.training
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in found.modules())
     still = {name for name, value in found.named_parameters() if torch.equal(value, before[name])}
     assert still == {
         name for name in before if name.startswith(("trunk.stem.", *(f"trunk.rows.{n}." for n in range(3))))

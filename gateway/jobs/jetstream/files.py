@@ -7,12 +7,13 @@ import time
 from collections.abc import Collection
 from datetime import datetime
 
+from nats.aio.client import Client
 from nats.js.api import ObjectInfo
 from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from gateway.jobs.files import NEW_SECONDS
-from gateway.jobs.jetstream_connection import Connection, answering, whole
+from gateway.jobs.jetstream.connection import Connection, answering, whole
 from services.common.errors import NotFound
 
 __all__ = ["JetStreamFiles"]
@@ -27,6 +28,7 @@ class JetStreamFiles:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._opened: tuple[Client, ObjectStore] | None = None
 
     @whole
     async def write(self, data: bytes) -> str:
@@ -67,7 +69,11 @@ class JetStreamFiles:
 
     async def _store(self) -> ObjectStore:
         js = await self.connection.jetstream()
-        return await js.create_object_store(f"{self.connection.prefix}-files", replicas=self.connection.replicas)
+        client = self.connection.client
+        if self._opened is None or self._opened[0] is not client:
+            name = f"{self.connection.prefix}-files"
+            self._opened = client, await js.create_object_store(name, replicas=self.connection.replicas)
+        return self._opened[1]
 
 
 def _age_seconds(info: ObjectInfo) -> float:
