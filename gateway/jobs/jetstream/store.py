@@ -474,10 +474,12 @@ class JetStreamStore:
         """
         key, deliveries = message.data.decode(), message.metadata.num_delivered
         name, now = _name(key), time.time()
+        found: list[Stored] = []
         over: list[Outcome] = []
         held_until: list[float] = []
 
         def begun(stored: Stored) -> Stored | None:
+            found[:] = [stored]
             over.clear()
             held_until.clear()
             metadata = stored.parsed()
@@ -512,13 +514,13 @@ class JetStreamStore:
             transfer = await self._now.values.read(taken.transfer)
             progress = await self._now.values.read(taken.progress)
             return Claim(name, taken.token, transfer, progress, taken.parsed())
-        known = await self._read(name)
-        if known is None and deliveries < _NO_RECORD_DELIVERIES:
+        # What counts is the record as it was looked at: one that is made a moment later has not been decided on.
+        if not found and deliveries < _NO_RECORD_DELIVERIES:
             pause = min(0.05 * 2**deliveries, _NO_RECORD_SECONDS)
             await self._now.queue.again(message.reply, pause)  # it is on its way
             return None
-        if known is not None and over:
-            await self._ended(name, known.stored.parsed(), over[0], lambda stored: stored.state not in ENDED)
+        if over:
+            await self._ended(name, found[0].parsed(), over[0], lambda stored: stored.state not in ENDED)
         if held_until:
             await self._now.queue.again(message.reply, held_until[0] - now)
         else:

@@ -20,6 +20,7 @@ from google.rpc import status_pb2
 from gateway.jobs.files import NEW_SECONDS, FolderFiles, JobFiles
 from gateway.jobs.jetstream.connection import Connection
 from gateway.jobs.jetstream.files import JetStreamFiles
+from gateway.jobs.jetstream.records import Held
 from gateway.jobs.jetstream.store import JetStreamStore
 from gateway.jobs.sqlite import SqliteStore
 from gateway.jobs.store import ENDED, KEPT_ITERATIONS, Event, JobStore, Outcome, Policy, Submission, Verdict
@@ -418,6 +419,24 @@ async def test_a_second_message_of_a_job_does_not_double_it(nats: NatsServer) ->
     assert await store.claim(POLICY) is None
     assert await store.end(again, again.metadata, done())
     assert await store.claim(POLICY) is None
+    await store.close()
+
+
+async def test_a_message_that_is_faster_than_its_record_is_not_lost(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JetStreamStore(Connection([nats.url], None, 1, f"p{uuid.uuid4().hex}"))
+    await store.submit(job())
+    read, reads = store._read, 0
+
+    async def late(name: str) -> Held | None:
+        nonlocal reads
+        reads += 1
+        return None if reads == 1 else await read(name)  # made by another gateway right after it was looked for
+
+    monkeypatch.setattr(store, "_read", late)
+    assert await store.claim(POLICY) is None
+    assert (await claimed(store)).name == "operations/000"
     await store.close()
 
 
