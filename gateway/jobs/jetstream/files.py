@@ -6,7 +6,9 @@ import hashlib
 import time
 from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 
+from cachetools import TTLCache
 from nats.aio.client import Client
 from nats.js.api import ObjectInfo
 from nats.js.errors import NotFoundError
@@ -17,6 +19,8 @@ from gateway.jobs.jetstream.connection import Connection, answering, whole
 from services.common.errors import NotFound
 
 __all__ = ["JetStreamFiles"]
+
+_KNOWN: Final = 4096
 
 
 class JetStreamFiles:
@@ -29,11 +33,15 @@ class JetStreamFiles:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._opened: tuple[Client, ObjectStore] | None = None
+        # Of a batch all jobs have one style: files that are known to be there need no question.
+        self._known: TTLCache[str, bool] = TTLCache(_KNOWN, NEW_SECONDS / 4)
 
     @whole
     async def write(self, data: bytes) -> str:
         """See ``JobFiles``."""
         ref = hashlib.sha256(data).hexdigest()
+        if ref in self._known:
+            return ref
         async with answering():
             store = await self._store()
             try:
@@ -42,6 +50,7 @@ class JetStreamFiles:
                 is_new = False
             if not is_new:  # another time, too, lest it is removed before its job is there
                 await store.put(ref, data)
+        self._known[ref] = True
         return ref
 
     @whole
@@ -52,6 +61,7 @@ class JetStreamFiles:
             try:
                 return (await store.get(ref)).data or b""
             except NotFoundError:
+                self._known.pop(ref, None)
                 raise NotFound(f"{field}: {ref} is not here, or is here no more; upload the file again") from None
 
     @whole
@@ -65,6 +75,7 @@ class JetStreamFiles:
                 return
             for info in found:
                 if info.name not in needed and _age_seconds(info) > NEW_SECONDS:
+                    self._known.pop(info.name, None)
                     await store.delete(info.name)
 
     async def _store(self) -> ObjectStore:

@@ -99,7 +99,8 @@ class JetStreamStore:
     async def submit(self, job: Submission) -> Record:
         """See ``JobStore``."""
         async with self._ready():
-            if known := await self._read(job.name):
+            # What the watch has not seen may be there all the same: then the record is not made, see below.
+            if _key(job.name) in self._seen and (known := await self._read(job.name)):
                 return await self._record(job.name, known.stored)
             # The message first: a record without one would wait for ever, a message without one is dropped in the end.
             number = await self._now.queue.put(_key(job.name), job.priority, f"{job.name} {job.fingerprint}")
