@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from services.segmentation.training.scene import SceneNetwork
 
-__all__ = ["Optimiser", "orthogonal"]
+__all__ = ["Optimiser", "Rates", "orthogonal"]
 
-_MATRIX_RATE, _OTHER_RATE, _TRUNK_RATE = 2e-2, 1.5e-3, 6e-5
-"""The trunk's is small: at 3e-4 it forgets ImageNet faster than it learns scenes (docs/training.md)."""
+
+class Rates(NamedTuple):
+    """Learning rates: of new kernels (Muon), of what else is new and of the trunk (AdamW)."""
+
+    kernels: float
+    others: float
+    trunk: float
+
 
 _MOMENTUM: Final = 0.95
 _WEIGHT_DECAY: Final = 2e-2
@@ -32,9 +38,11 @@ class Optimiser:
     Args:
         network: in memory order ``channels_last``, in which a kernel's matrix is a view of it.
         hints: the maps.
+        rates: the greatest.
     """
 
-    def __init__(self, network: SceneNetwork, hints: nn.Module) -> None:
+    def __init__(self, network: SceneNetwork, hints: nn.Module, rates: Rates) -> None:
+        self._kernels_rate = rates.kernels
         self._network = [each for each in network.parameters() if each.requires_grad]
         self._kernels: list[nn.Parameter] = []
         trunk: list[Tensor] = []
@@ -50,7 +58,7 @@ class Optimiser:
                 others.append(each)
         self._moments = [torch.zeros_like(_matrix(kernel)) for kernel in self._kernels]
         self._adam = torch.optim.AdamW(
-            [{"params": trunk, "rate": _TRUNK_RATE}, {"params": others, "rate": _OTHER_RATE}],
+            [{"params": trunk, "rate": rates.trunk}, {"params": others, "rate": rates.others}],
             weight_decay=_WEIGHT_DECAY,
             fused=True,
         )
@@ -65,7 +73,7 @@ class Optimiser:
         for group in self._adam.param_groups:
             group["lr"] = group["rate"] * share
         self._adam.step()  # type: ignore[no-untyped-call,unused-ignore]
-        self._step_kernels(_MATRIX_RATE * share)
+        self._step_kernels(self._kernels_rate * share)
 
     @torch.no_grad()
     def _step_kernels(self, rate: float) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from services.segmentation.training.trunk import CHANNELS, DilatedTrunk
 
@@ -111,6 +112,18 @@ class SceneNetwork(nn.Module):
         found["decoded"] = x
         scores: Tensor = self.head(x)
         return scores, found
+
+    def fold_norms(self) -> None:
+        """Make each norm part of its convolution, as it is in evaluation: from then on it is learned, not counted."""
+        self.eval()
+        for part in list(self.modules()):
+            if not isinstance(part, nn.Sequential) or len(part) != 2:
+                continue
+            conv, norm = part
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                part[0] = fuse_conv_bn_eval(conv, norm)
+                del part[1]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _enlarged(features: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,37 @@ from torch.nn import functional
 
 from services.segmentation.training.data import Check
 from services.segmentation.training.lessons import SMALL, WHOLE, Lesson, Lessons, places
-from services.segmentation.training.optimiser import Optimiser
+from services.segmentation.training.optimiser import Optimiser, Rates
 from services.segmentation.training.scene import STAGES, SceneNetwork
 
 __all__ = ["Hints", "agreement", "trained"]
 
-_WARM_STEPS: Final = 60
-_TRUNK_STAYS_SHARE: Final = 0.1
-"""Of the time, in which the trunk stays as it is, while what is new learns to read it."""
 
-_SMALL_SHARE: Final = 0.35
-"""Of the time, in which small views are learned: a step takes half as long."""
+class _Part(NamedTuple):
+    """A part of the training. Rates rise over the first steps and fall as a cosine does.
 
-_HINTS: Final = (0.5, 0.05)
-"""Weight of each hint, first and last; it falls as the learning rate does."""
+    Attributes:
+        rates: the greatest.
+        warm_steps: in which they rise.
+        trunk_stays: share of its time in which the trunk stays as it is, while what is new learns to read it.
+        small: share of its time in which small views are learned: a step takes half as long.
+        hints: weight of each hint, first and last; it falls as the rates do.
+        averaging: of the weights that are returned, an exponential mean: 0.997 is one over about 330 steps.
+    """
+
+    rates: Rates
+    warm_steps: int
+    trunk_stays: float
+    small: float
+    hints: tuple[float, float]
+    averaging: float
+
+
+_WITH_NORMS: Final = _Part(Rates(2e-2, 1.5e-3, 6e-5), 60, 0.1, 0.35, (0.5, 0.05), 0.997)
+"""The trunk's rate is small: at 3e-4 it forgets ImageNet faster than it learns scenes (docs/training.md)."""
+
+_FOLDED: Final = _Part(Rates(3e-3, 3e-4, 1.5e-4), 100, 0.0, 0.0, (0.05, 0.05), 0.995)
+"""Norms count over four views, which is noise: without them the network gets on where it stood still with them."""
 
 _EXAMPLES: Final = 4
 """Lessons whose hints say what deviation is theirs."""
@@ -35,9 +52,6 @@ _EXAMPLES: Final = 4
 _CLASSES_WEIGHT: Final = 1.0
 _LABELS_WEIGHT: Final = 2.0
 _PEOPLE_WEIGHT: Final = 0.1
-_AVERAGING: Final = 0.997
-"""Of the weights that are returned: an exponential mean over about 330 steps."""
-
 _REPORT_SECONDS: Final = 300.0
 
 
@@ -71,39 +85,56 @@ def trained(
     lessons: Lessons,
     checks: Sequence[Check],
     groups: Tensor,
-    seconds: float,
+    seconds: tuple[float, float],
     keep: Callable[[SceneNetwork], None],
 ) -> SceneNetwork:
-    """Train for so many seconds.
+    """Train, first with norms, then with these folded into the convolutions.
 
     Args:
         network: where training starts, in memory order ``channels_last``; changed.
         lessons: what is learned.
         checks: looked at for the reports only.
         groups: (common labels, classes) of 0 and 1, see ``grouping``.
-        seconds: of wall clock.
+        seconds: of wall clock, of the two parts.
         keep: is given the mean of the weights with each report.
 
     Returns:
-        The mean of the last weights, in evaluation mode.
+        The mean of the last weights, in evaluation mode, without norms.
     """
     hints = Hints([lessons.new(WHOLE).hints for _ in range(_EXAMPLES)])
-    optimiser = Optimiser(network, hints)
+    for part, length in zip((_WITH_NORMS, _FOLDED), seconds, strict=True):
+        network = _trained(network, hints, lessons, checks, groups, part, length, keep)
+        network.fold_norms()
+    return network
+
+
+def _trained(
+    network: SceneNetwork,
+    hints: Hints,
+    lessons: Lessons,
+    checks: Sequence[Check],
+    groups: Tensor,
+    part: _Part,
+    seconds: float,
+    keep: Callable[[SceneNetwork], None],
+) -> SceneNetwork:
+    network.trunk.learns(True)
+    optimiser = Optimiser(network, hints, part.rates)
     mean = copy.deepcopy(network)
     steps, since, sums = 0, 0, torch.zeros(len(STAGES) + 3)
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         network.train()
-        network.trunk.learns(elapsed > _TRUNK_STAYS_SHARE * seconds)
-        lesson = lessons.take(SMALL if elapsed < _SMALL_SHARE * seconds else WHOLE)
+        network.trunk.learns(elapsed >= part.trunk_stays * seconds)
+        lesson = lessons.take(SMALL if elapsed < part.small * seconds else WHOLE)
         terms = _losses(network, hints, lesson, groups)
-        weights = torch.full_like(terms, _HINTS[1] + (_HINTS[0] - _HINTS[1]) * falling)
+        weights = torch.full_like(terms, part.hints[1] + (part.hints[0] - part.hints[1]) * falling)
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
-        optimiser.step((weights * terms).sum(), falling * min(1.0, (steps + 1) / _WARM_STEPS))
+        optimiser.step((weights * terms).sum(), falling * min(1.0, (steps + 1) / part.warm_steps))
         steps, since = steps + 1, since + 1
         sums += terms.detach()
-        _average(mean, network, min(_AVERAGING, steps / (steps + 10)))
+        _average(mean, network, min(part.averaging, steps / (steps + 10)))
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
             names = (*STAGES, "classes", "labels", "people")

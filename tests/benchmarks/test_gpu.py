@@ -1,0 +1,44 @@
+"""The benchmark of a card, end to end on the CPU at small sizes with the built-in network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from services.common.models import embedded_models_dir, find_model
+from services.stylizer.features import FeatureNetwork, load_features
+from tests.benchmarks.gpu import evaluation, machine, rendered, report, solved
+from tests.demo import CONTENT, STYLE
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(not (CONTENT.file and STYLE.file), reason="needs the photos of the demo extra")
+
+
+@pytest.fixture(scope="module")
+def network() -> FeatureNetwork:
+    model = find_model(None, "features", "builtin", embedded_models_dir("features"))
+    assert model is not None
+    return load_features(model, CPU)
+
+
+def test_an_evaluation_is_above_both_its_floors(network: FeatureNetwork) -> None:
+    found = machine(CPU, 256)
+    assert {"fp32", "bf16"} == set(found.flops)
+    small, large = (evaluation(network, edge, found) for edge in (64, 128))
+    for each in (small, large):
+        assert each.seconds > each.floor_operations > 0
+        assert sum(each.shares.values()) == pytest.approx(1)
+        assert each.shares["convolution"] > 0.05
+    assert 2.5 < large.operations / small.operations < 5, "they grow with the pixels"
+    assert 2.5 < large.bytes / small.bytes < 5
+
+
+def test_the_report_has_a_row_of_each(network: FeatureNetwork) -> None:
+    found = machine(CPU, 128)
+    solve = solved(network, 64, 2)
+    assert (solve.edge_px, solve.paper_evaluations) == (64, 2)
+    assert solve.evaluations > 2
+    lines = report(found, "student", [evaluation(network, 64, found)], [solve], {1: rendered(CPU, 1)}, "command")
+    assert len([line for line in lines if line.startswith("| 64 px")]) == 2
+    assert any(line.startswith("| 1 |") for line in lines)
