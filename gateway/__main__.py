@@ -21,6 +21,7 @@ from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
 from gateway.readiness import follow_health
+from gateway.room import Room
 from gateway.servicer import PhotoStyleServicer
 from gateway.uploads import Uploads
 from services.common.client import make_channel
@@ -41,7 +42,11 @@ class _Gateway:
         self._jobs = engine_of(settings)
         self._uploads = Uploads(settings, self._jobs.files if self._jobs else None)
         fetcher = Fetcher(settings, self._uploads)
-        self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, fetcher, settings, metrics)
+        # Questions go over a channel of their own: on one they would take each second turn of its round robin, and
+        # solves would gather in some replicas while others have none.
+        self._asked = make_channel(settings.stylizer_address, _STYLIZER, settings, metrics)
+        room = Room(StylizerStub(self._asked), settings)
+        self._pipeline = Pipeline(SegmentationStub(self._segmentation), stylizer, room, fetcher, settings, metrics)
         self._looks = Looks(stylizer, fetcher, settings, metrics)
         self._rates = TokenBuckets(settings.rate_per_minute, settings.rate_burst)
         self._submitted: Jobs | None = None
@@ -71,6 +76,7 @@ class _Gateway:
             await asyncio.wait({self._working})
         await self._segmentation.close()
         await self._stylizer.close()
+        await self._asked.close()
         self._uploads.close()
         if self._jobs is not None:
             await self._jobs.store.close()

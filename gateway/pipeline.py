@@ -42,6 +42,7 @@ class Pipeline:
         self,
         segmentation: SegmentationAsyncStub,
         stylizer: StylizerAsyncStub,
+        room: Room,
         fetcher: Fetcher,
         settings: GatewaySettings,
         metrics: Metrics,
@@ -50,7 +51,7 @@ class Pipeline:
         self._stylizer = stylizer
         self._settings = settings
         self._metrics = metrics
-        self._room = Room(stylizer, settings)
+        self._room = room
         self._fetcher = fetcher
 
     async def run(

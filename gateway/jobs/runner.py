@@ -30,6 +30,9 @@ _log = structlog.stdlib.get_logger(__name__)
 _BEAT_SECONDS: Final = 0.5
 """How often what happened is kept, and a cancel is seen; a lease holds for many of these."""
 
+_LOOK_SECONDS: Final = 0.1
+"""How soon a checkpoint is kept that has come."""
+
 _POLL_SECONDS: Final = 1.0
 """How soon a job that another gateway was given, or has lost, is found."""
 
@@ -137,7 +140,7 @@ class _Job:
         work = asyncio.create_task(self._transferred(transfer))
         try:
             while not work.done():
-                await asyncio.wait({work}, timeout=_BEAT_SECONDS)
+                await self._until_due(work)
                 verdict = await self._beat()
                 if verdict is Verdict.LOST:
                     _log.warning("another gateway has this job by now", operation=self._claim.name)
@@ -155,6 +158,13 @@ class _Job:
         finally:
             work.cancel()
             await asyncio.wait({work})
+
+    async def _until_due(self, work: asyncio.Task[Outcome]) -> None:
+        """Return when something is to be kept: a checkpoint, the end, or what has happened in a while."""
+        for _ in range(round(_BEAT_SECONDS / _LOOK_SECONDS)):
+            await asyncio.wait({work}, timeout=_LOOK_SECONDS)
+            if work.done() or self._achieved() != self._kept:
+                return
 
     async def _left(self) -> None:
         await self._beat()

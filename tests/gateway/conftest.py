@@ -19,6 +19,7 @@ from gateway.jobs.submission import Jobs
 from gateway.looks import Looks
 from gateway.pipeline import Pipeline
 from gateway.rates import TokenBuckets
+from gateway.room import Room
 from gateway.servicer import PhotoStyleServicer
 from gateway.uploads import Uploads
 from services.common.client import make_channel
@@ -65,7 +66,9 @@ async def world(tmp_path: Path, job_settings: dict[str, str]) -> AsyncIterator[W
     assert engine is not None
     uploads = Uploads(settings, engine.files)
     fetcher = Fetcher(settings, uploads)
-    pipeline = Pipeline(segmentation_pb2_grpc.SegmentationStub(channels[0]), stylizer_stub, fetcher, settings, metrics)
+    asks = Room(stylizer_stub, settings)
+    segmentation_stub = segmentation_pb2_grpc.SegmentationStub(channels[0])
+    pipeline = Pipeline(segmentation_stub, stylizer_stub, asks, fetcher, settings, metrics)
     looks = Looks(stylizer_stub, fetcher, settings, metrics)
     jobs = Jobs(engine.store, engine.files, fetcher, settings)
     servicer = PhotoStyleServicer(pipeline, looks, uploads, TokenBuckets(0, 1), jobs)
