@@ -40,10 +40,10 @@ class JetStreamFiles:
     async def write(self, data: bytes) -> str:
         """See ``JobFiles``."""
         ref = hashlib.sha256(data).hexdigest()
-        if ref in self._known:
-            return ref
         async with answering():
             store = await self._store()
+            if ref in self._known:
+                return ref
             try:
                 is_new = _age_seconds(await store.get_info(ref)) < NEW_SECONDS / 2
             except NotFoundError:
@@ -84,6 +84,7 @@ class JetStreamFiles:
         if self._opened is None or self._opened[0] is not client:
             name = f"{self.connection.prefix}-files"
             self._opened = client, await js.create_object_store(name, replicas=self.connection.replicas)
+            self._known.clear()  # a server that comes back may have lost what it had
         return self._opened[1]
 
 

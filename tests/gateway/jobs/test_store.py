@@ -500,3 +500,16 @@ async def test_files_stay_as_long_as_a_job_needs_them(files: JobFiles, monkeypat
     assert await files.read(refs[0], "content") == kept
     with pytest.raises(NotFound, match=f"style: {refs[1]} is not here"):
         await files.read(refs[1], "style")
+
+
+async def test_a_file_that_was_known_is_asked_for_over_a_new_connection(nats: NatsServer) -> None:
+    """The server that it leads to may have lost what it had."""
+    connection = Connection([nats.url], None, 1, f"p{uuid.uuid4().hex}")
+    files = JetStreamFiles(connection)
+    ref = await files.write(b"photo")
+    store = await (await connection.jetstream()).object_store(f"{connection.prefix}-files")
+    await store.delete(ref)
+    await connection.client.close()
+    assert await files.write(b"photo") == ref
+    assert await files.read(ref, "content") == b"photo"
+    await connection.close()
