@@ -3,7 +3,7 @@
     python -m tests.cluster_demo build/cluster-demo
 
 Everything is a process of its own, as in a cluster. ``dpst batch`` sends crops of the demo's photo through both
-gateways; once the first is done, the stylizer that did it gets SIGKILL and is not started again. Then the manifests
+gateways; once the first is done, one of the stylizers gets SIGKILL and is not started again. Then the manifests
 of ``deploy/kubernetes`` are rendered and validated, if there is a kubectl.
 """
 
@@ -50,9 +50,8 @@ async def _kill_one(processes: Cluster, results: Path) -> None:
 
 
 async def _batch(folder: Path) -> int:
-    if CONTENT.file is None or STYLE.file is None:
-        sys.exit("the demo needs two packages: pip install '.[cpu,demo,nats]'")
-    photos, results, logs = _crops(CONTENT.file, folder / "photos"), folder / "results", folder / "logs"
+    style = STYLE.needed()
+    photos, results, logs = _crops(CONTENT.needed(), folder / "photos"), folder / "results", folder / "logs"
     logs.mkdir()
     with nats_server(folder / "nats") as server:
         print(f"NATS at {server.url}", flush=True)
@@ -61,7 +60,7 @@ async def _batch(folder: Path) -> int:
             for name in sorted(processes.ports):
                 print(f"{name:12} at {processes.ports[name]}", flush=True)
             target = "ipv4:" + ",".join(processes.ports[f"gateway-{n}"] for n in range(_GATEWAYS))
-            arguments = ["batch", *photos, "--style", STYLE.file, "-o", results, "--server", target]
+            arguments = ["batch", *photos, "--style", style, "-o", results, "--server", target]
             print("$ dpst batch photos/*.jpg --style rocket.jpg -o results --server", target, flush=True)
             began = time.monotonic()
             command = await asyncio.create_subprocess_exec(Path(sys.executable).parent / "dpst", *arguments)

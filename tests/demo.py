@@ -37,11 +37,15 @@ class Sample:
         spec = importlib.util.find_spec(self.package)  # finds the package without importing it
         return None if spec is None or spec.origin is None else Path(spec.origin).parent / self.path
 
+    def needed(self) -> Path:
+        """Where it lies; ends the process if the package is not installed."""
+        if self.file is None:
+            sys.exit(f"the demo needs the package {self.package}: pip install '.[cpu,demo]'")
+        return self.file
+
     def copy_to(self, folder: Path, name: str) -> Path:
         """Copy it; ends the process if the package is not installed."""
-        source = self.file
-        if source is None:
-            sys.exit(f"the demo needs the package {self.package}: pip install '.[cpu,demo]'")
+        source = self.needed()
         return Path(shutil.copyfile(source, folder / f"{name}{source.suffix}"))
 
 

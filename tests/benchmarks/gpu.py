@@ -156,9 +156,7 @@ class _Moved(TorchDispatchMode):
 
 def transfer(network: FeatureNetwork, edge_px: int, **params: Any) -> Transfer:
     """The demo's photos at a long edge, one region each."""
-    assert CONTENT.file is not None, "needs the photos of the demo extra"
-    assert STYLE.file is not None, "needs the photos of the demo extra"
-    files = (CONTENT.file, STYLE.file)
+    files = (CONTENT.needed(), STYLE.needed())
     I, S = (tensor(open_photo(f.read_bytes(), f.name, LIMITS).proxy(edge_px, None)).to(network.device) for f in files)
     regions = [Regions(torch.zeros(p.shape[1:], dtype=torch.long, device=network.device), ("",)) for p in (I, S)]
     return Transfer(network.trunk, TransferParams(solve_edge_px=edge_px, **params), I, S, *regions, {})

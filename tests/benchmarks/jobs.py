@@ -32,7 +32,7 @@ from dpst.v1 import jobs_pb2
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
-from tests.benchmarks.submissions import ENGINES, ended, request, store, submitted
+from tests.benchmarks.submissions import ENGINES, ended, page, request, store, submitted
 from tests.faults.cluster import Cluster, fleet
 from tests.nats_server import NatsServer
 
@@ -221,7 +221,7 @@ def main() -> None:
     trial = _Trial(options.jobs, options.rate * _BUSY_SHARE, options.pause, options.seed, options.real)
     quiet, found = asyncio.run(_measured(options.engine, options.rate, trial))
     lines = _table(options.engine, options.rate, trial, quiet, found)
-    name = "jobs" + ("" if options.engine == "sqlite" else f"-{options.engine}") + ("-real" if options.real else "")
+    name = page("jobs", options.engine) + ("-real" if options.real else "")
     (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import signal
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 from dpst_client import AsyncClient, TransferResult
-from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.scraped import scraped
 from tests.demo import CONTENT, STYLE
-from tests.faults.cluster import Cluster, fleet
+from tests.faults.cluster import Cluster, fleet, levels
 
 _SHARE = 0.8
 _POLL_SECONDS = 0.02
@@ -38,22 +35,17 @@ _STYLIZERS = ("stylizer-0", "stylizer-1")
 
 def _counted(processes: Cluster, name: str) -> int:
     """Evaluations that a stylizer has made since it was started."""
-    with urlopen(f"http://{processes.children[name].address().http}/metrics") as reply:
-        families = text_string_to_metric_families(reply.read().decode())
-    (counter,) = (family for family in families if family.name == "dpst_evaluations")
-    return int(sum(sample.value for sample in counter.samples if sample.name == "dpst_evaluations_total"))
+    return int(scraped(processes.children[name].address().http)["dpst_evaluations_total"])
 
 
 async def _solved(
     processes: Cluster, params: dict[str, Any], victim: str, at: int
 ) -> tuple[TransferResult, int, float]:
     """The result, evaluations made for it, seconds; ``victim`` is killed after so many ("" = nobody)."""
-    assert CONTENT.file is not None, "needs the photos of the demo extra"
-    assert STYLE.file is not None, "needs the photos of the demo extra"
     before = {name: _counted(processes, name) for name in _STYLIZERS}
     began = time.monotonic()
     async with AsyncClient(processes.ports["gateway-0"]) as client:
-        name = await client.submit(CONTENT.file, STYLE.file, **params)
+        name = await client.submit(CONTENT.needed(), STYLE.needed(), **params)
         lost = 0
         while victim:
             await asyncio.sleep(_POLL_SECONDS)
@@ -73,10 +65,6 @@ async def _solved(
     return result, lost + sum(_counted(processes, each) - before[each] for each in _STYLIZERS), seconds
 
 
-def _levels(result: TransferResult) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(result.picture)).convert("RGB"), dtype=np.float64)
-
-
 async def _measured(params: dict[str, Any], rounds: int) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +77,7 @@ async def _measured(params: dict[str, Any], rounds: int) -> list[str]:
             for victim in ("gateway", "stylizer") * rounds:
                 result, made, seconds = await _solved(processes, params, victim, round(_SHARE * needed))
                 again = made - result.report.evaluations
-                difference = np.abs(_levels(result) - _levels(whole)).mean()
+                difference = np.abs(levels(result.picture) - levels(whole.picture)).mean()
                 lines.append(
                     f"| {victim} | {result.report.evaluations} | {again} | {again / needed:.1%} | {seconds:.1f} "
                     f"| {difference:.2f} |"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import grpc
 import grpc.aio
 import pyvips
 from dpst.v1 import image_pb2, segmentation_pb2, segmentation_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.stack import local_segmentation
 from services.common.client import channel_options
+from tests.benchmarks.scraped import scraped
 
 __all__ = ["MAP_EDGE_PX", "STAGES", "Load", "Server", "running", "twelve_megapixels"]
 
@@ -62,13 +61,13 @@ class Server:
             stub = segmentation_pb2_grpc.SegmentationStub(channel)
             stub.Segment(_request(photo))  # connects, and allocates for this size
             for _ in range(count):
-                before = self._samples()
+                before = scraped(self.http)
                 began = time.perf_counter()
                 reply = stub.Segment(_request(photo))
                 seconds["total"].append(time.perf_counter() - began)
                 if reply.cached != cached:
                     raise RuntimeError(f"cached is {reply.cached}")
-                after = self._samples()
+                after = scraped(self.http)
                 for stage in STAGES:
                     key = f"dpst_stage_duration_seconds_sum/{stage}"
                     seconds[stage].append(after.get(key, 0.0) - before.get(key, 0.0))
@@ -76,11 +75,11 @@ class Server:
 
     def load(self, photos: Sequence[bytes], callers: int, count: int) -> Load:
         """Let so many callers send ``count`` photos, each the next one as soon as its reply is there."""
-        before = self._samples()
+        before = scraped(self.http)
         began = time.perf_counter()
         asyncio.run(self._send(photos, callers, count))
         seconds = time.perf_counter() - began
-        after = self._samples()
+        after = scraped(self.http)
         spent = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in after}
         runs = spent["dpst_batch_size_count"]
         return Load(
@@ -97,15 +96,6 @@ class Server:
         async with grpc.aio.insecure_channel(self.grpc, options=_OPTIONS) as channel:
             stub = segmentation_pb2_grpc.SegmentationStub(channel)
             await asyncio.gather(*(caller(stub) for _ in range(callers)))
-
-    def _samples(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as reply:
-            text = reply.read().decode()
-        return {
-            "/".join([sample.name, *sample.labels.values()]): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
 
 
 @contextmanager

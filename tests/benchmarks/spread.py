@@ -22,7 +22,7 @@ from dpst.v1 import jobs_pb2
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
-from tests.benchmarks.submissions import ENGINES, ended, request, store, submitted
+from tests.benchmarks.submissions import ENGINES, ended, page, request, store, submitted
 from tests.faults.cluster import fleet
 
 _SECONDS = 0.25
@@ -74,8 +74,7 @@ def main() -> None:
         ratios.append(one / two)
         lines.append(f"| {one:.1f} | {two:.1f} | {one / two:.2f} | {', '.join(map(str, shares))} |")
     lines += ["", f"Median: {statistics.median(ratios):.2f} times faster."]
-    name = "spread" if options.engine == "sqlite" else f"spread-{options.engine}"
-    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (options.out / f"{page('spread', options.engine)}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -18,9 +18,14 @@ from PIL import Image
 from tests.faults.cluster import picture
 from tests.nats_server import NatsServer, nats_server
 
-__all__ = ["ENGINES", "ended", "request", "store", "submitted"]
+__all__ = ["ENGINES", "ended", "page", "request", "store", "submitted"]
 
 ENGINES = {"sqlite": "SQLite", "nats": "NATS JetStream"}
+
+
+def page(name: str, engine: str) -> str:
+    """A page's name without its suffix; the default engine goes without saying."""
+    return name if engine == "sqlite" else f"{name}-{engine}"
 
 
 def request(number: int, has_labels: bool) -> photo_style_pb2.SubmitTransferRequest:

@@ -13,11 +13,12 @@ from pathlib import Path
 import grpc.aio
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
 from PIL import Image
 
 from gateway.child import Child
 
-__all__ = ["Cluster", "cluster", "fleet", "picture"]
+__all__ = ["Cluster", "cluster", "fleet", "levels", "picture"]
 
 _READY_SECONDS = 180.0
 _KINDS = {
@@ -138,3 +139,8 @@ def picture(seed: int, width: int = 320, height: int = 240) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def levels(data: bytes) -> NDArray[np.float64]:
+    """(H, W, 3) levels of 255 of an encoded picture."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import signal
 from pathlib import Path
@@ -11,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dpst_client import AsyncClient, Progress
-from PIL import Image
 
 from tests.demo import CONTENT, STYLE
-from tests.faults.cluster import Cluster, cluster
+from tests.faults.cluster import Cluster, cluster, levels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LONG = {"solve_edge_px": 640, "max_evaluations": 60, "preview_every": 0}
 SOLVING_SECONDS = 3.0
-"""After which there is a checkpoint: they come every two."""
+"""After which there is a checkpoint: they come twice a second."""
 
 TOLERANCE = 3.0
 """Mean difference in levels of 255 between a resumed and an uninterrupted solve: L-BFGS finds its curvature anew."""
@@ -33,10 +31,6 @@ async def second_gateway(found: Cluster) -> None:
         stylizer_address=f"ipv4:{found.ports['stylizer-0']}",
     )
     await found.ready("gateway-1")
-
-
-def levels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])

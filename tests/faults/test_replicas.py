@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LONG = {"mode": "paper", "solve_edge_px": 256, "max_evaluations": 300, "preview_every": 0}
 SOLVING_SECONDS = 4.0
-"""After which there is a checkpoint: they come every two."""
+"""After which there is a checkpoint: they come twice a second."""
 
 
 async def transfer(client: AsyncClient, on_progress: Callable[[Progress], None] | None = None) -> TransferResult:
