@@ -62,10 +62,10 @@ async def test_the_other_replica_goes_on(tmp_path: Path, number: signal.Signals)
     async with cluster(tmp_path, drain_seconds="0.2") as found:
         result, shares = await interrupted(found, lambda name: found.signal(name, number))
         assert result.picture
-        went_on = [later for earlier, later in itertools.pairwise(shares) if later < earlier]
-        assert len(went_on) == 1
-        assert went_on[0] > 2 / LONG["max_evaluations"], "from a checkpoint, not from the start"
         assert "another replica is asked" in found.logs("gateway")
+        went_on = [later for earlier, later in itertools.pairwise(shares) if later < earlier]
+        assert len(went_on) <= 1, "none where the last checkpoint was as late as the last progress"
+        assert all(later > 2 / LONG["max_evaluations"] for later in went_on), "from a checkpoint, not from the start"
 
 
 async def test_a_worker_that_is_killed_is_noticed_by_nobody(tmp_path: Path) -> None:
