@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dpst.v1 import jobs_pb2
+from filelock import FileLock
 from google.rpc import status_pb2  # type: ignore[import-untyped]  # has stubs, lacks py.typed
 
 from gateway.jobs import outcomes
@@ -193,19 +194,31 @@ class SqliteStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                connection.close()
-                raise sqlite3.DatabaseError(f"{self._path} has version {version}, this gateway knows {_VERSION}")
-            connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
-            self._connection = connection
+            # SQLite does not wait for whoever else is making the file a WAL one: it says at once that it is locked.
+            with FileLock(f"{self._path}.lock", timeout=_BUSY_SECONDS):
+                self._connection = _connected(self._path)
         return self._connection
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection to the file, with all tables. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise sqlite3.DatabaseError(f"{path} has version {version}, this gateway knows {_VERSION}")
+    db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
 
 
 @contextmanager

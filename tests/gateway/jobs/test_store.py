@@ -318,6 +318,14 @@ async def test_a_store_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_gateways_that_begin_a_file_at_once_all_have_it(tmp_path: Path) -> None:
+    for attempt in range(20):
+        stores = [SqliteStore(tmp_path / f"{attempt}.sqlite3") for _ in range(8)]
+        assert await asyncio.gather(*(store.waiting() for store in stores)) == [(0, 0.0)] * 8
+        for store in stores:
+            await store.close()
+
+
 async def test_a_disk_that_fails_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = SqliteStore(tmp_path / "file" / "jobs.sqlite3")
