@@ -16,8 +16,8 @@ from tests.faults.cluster import Cluster, cluster, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONG = {"mode": "paper", "solve_edge_px": 256, "max_evaluations": 300, "preview_every": 0}
-SOLVING_SECONDS = 4.0
+LONG = {"mode": "paper", "solve_edge_px": 256, "max_evaluations": 150, "preview_every": 0}
+SOLVING_SECONDS = 3.0
 """After which there is a checkpoint: they come twice a second."""
 
 
