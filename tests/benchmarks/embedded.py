@@ -131,10 +131,11 @@ def _regions(found: LabelMap) -> Regions:
 def _write(rows: Mapping[str, Sequence[Row]], options: argparse.Namespace, params: TransferParams) -> None:
     pairs = f" --pairs {' '.join(options.pairs)}" if options.pairs else ""
     variants = list(rows)
+    command = f"--quality {options.quality} --variants {' '.join(variants)}{pairs}"
     lines = [
         f"# Embedded models beside the full ones, quality `{options.quality}`",
         "",
-        f"Made by `python -m tests.benchmarks.embedded --quality {options.quality}{pairs}`.",
+        f"Made by `python -m tests.benchmarks.embedded {command}`.",
         f"{described()}, {torch.get_num_threads()} threads, {params.solve_edge_px} px, "
         f"{params.max_evaluations} evaluations.",
         f"Scored by VGG-19 at {SCORED_EDGE_PX} px with the given masks as [quality.md](../quality.md) defines: style "
@@ -168,15 +169,17 @@ def _write(rows: Mapping[str, Sequence[Row]], options: argparse.Namespace, param
 
 
 def _ratios(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    lines = ["| of each pair, one over the other | median | least | most | below 1 |", "|---|---|---|---|---|"]
+    lines = ["| of each pair, one over the other | median | geometric mean | least | most | below 1 | alike |"]
+    lines.append("|---" * 7 + "|")
     for name, other in (("student", "vgg"), ("scene", "one"), ("teacher", "one"), ("scene", "vgg")):
         if name not in rows or other not in rows:
             continue
         for what, value in _VALUES.items():
             ratios = [value(ours) / value(theirs) for ours, theirs in zip(rows[name], rows[other], strict=True)]
             lines.append(
-                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} | {min(ratios):.2f} "
-                f"| {max(ratios):.2f} | {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
+                f"| {name} / {other}, {what} | {statistics.median(ratios):.2f} "
+                f"| {statistics.geometric_mean(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} "
+                f"| {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} | {sum(ratio == 1 for ratio in ratios)} |"
             )
     return lines
 
