@@ -6,12 +6,14 @@ import sys
 
 from services.common.config import SegmentationSettings
 from services.common.kernel_cache import ensure_kernel_cache
+from services.common.openmp import ensure_short_waits
 from services.common.process import run_process
 
 
 def main() -> int:
     """Serve until told to stop; return the exit status."""
     ensure_kernel_cache()
+    ensure_short_waits()
     from services.segmentation.service import SegmentationService
 
     return run_process("segmentation", SegmentationSettings, SegmentationService)
