@@ -9,7 +9,7 @@ Three gateways on one store; that of NATS is a real server, which is killed and 
 gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` submissions at a fifth of that rate to
 gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
 server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds, until all have
-ended. Each submission is tried until it is answered, under the same request id. ``--real`` leaves the first two parts
+ended; the third of these faults is a restart of the server. Each submission is tried until it is answered, under the same request id. ``--real`` leaves the first two parts
 out and has a segmentation service and two stylizers, which break as well, in the place of the stubs.
 Writes ``jobs.md``, ``jobs-nats.md``, ``jobs-real.md`` or ``jobs-nats-real.md``.
 """
@@ -42,6 +42,9 @@ _BUSY_SHARE = 0.2
 """Of the rate, while jobs are worked on: these cores do about 25 a second, callers, gateways and stubs together."""
 
 _STOPPED_SECONDS = 3.0
+_RESTART_AT = 2
+"""So many faults come before the one that is a restart of NATS whatever chance would pick."""
+
 _PATIENCE_SECONDS = 300.0
 
 
@@ -109,6 +112,8 @@ async def _chaos(
     while not stop.is_set():
         await asyncio.sleep(pause * chance.uniform(0.5, 1.5))
         name, fault = chance.choice(names), chance.choice(["killed", "stopped"])
+        if server and found.faults.total() == _RESTART_AT:
+            name, fault = "nats", "killed"
         found.faults[f"{name.partition('-')[0]} {fault}"] += 1
         if name == "nats" and server is not None:
             if fault == "killed":
