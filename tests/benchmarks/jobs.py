@@ -9,8 +9,9 @@ Three gateways on one store; that of NATS is a real server, which is killed and 
 gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` submissions at a fifth of that rate to
 gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
 server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds, until all have
-ended; the third of these faults is a restart of the server. Each submission is tried until it is answered, under the same request id. ``--real`` leaves the first two parts
-out and has a segmentation service and two stylizers, which break as well, in the place of the stubs.
+ended; the third of these faults is a restart of the server. Each submission is tried until it is answered, under the
+same request id. ``--real`` leaves the first two parts out and has a segmentation service and two stylizers, which break
+as well, in the place of the stubs.
 Writes ``jobs.md``, ``jobs-nats.md``, ``jobs-real.md`` or ``jobs-nats-real.md``.
 """
 
