@@ -16,6 +16,7 @@ from nats.js.object_store import ObjectStore
 
 from gateway.jobs.files import NEW_SECONDS
 from gateway.jobs.jetstream.connection import Connection, answering, whole
+from gateway.jobs.jetstream.objects import remove_object
 from services.common.errors import NotFound
 
 __all__ = ["JetStreamFiles"]
@@ -32,6 +33,7 @@ class JetStreamFiles:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._bucket = f"{connection.prefix}-files"
         self._opened: tuple[Client, ObjectStore] | None = None
         # Of a batch all jobs have one style: files that are known to be there need no question.
         self._known: TTLCache[str, bool] = TTLCache(_KNOWN, NEW_SECONDS / 4)
@@ -68,7 +70,7 @@ class JetStreamFiles:
     async def keep_only(self, needed: Collection[str]) -> None:
         """See ``JobFiles``."""
         async with answering():
-            store = await self._store()
+            js, store = await self.connection.jetstream(), await self._store()
             try:
                 found = await store.list()
             except NotFoundError:
@@ -76,14 +78,13 @@ class JetStreamFiles:
             for info in found:
                 if info.name not in needed and _age_seconds(info) > NEW_SECONDS:
                     self._known.pop(info.name, None)
-                    await store.delete(info.name)
+                    await remove_object(js, self._bucket, info.name)
 
     async def _store(self) -> ObjectStore:
         js = await self.connection.jetstream()
         client = self.connection.client
         if self._opened is None or self._opened[0] is not client:
-            name = f"{self.connection.prefix}-files"
-            self._opened = client, await js.create_object_store(name, replicas=self.connection.replicas)
+            self._opened = client, await js.create_object_store(self._bucket, replicas=self.connection.replicas)
             self._known.clear()  # a server that comes back may have lost what it had
         return self._opened[1]
 

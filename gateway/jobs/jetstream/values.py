@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
 from gateway.jobs.jetstream.connection import Connection
+from gateway.jobs.jetstream.objects import remove_object
 from gateway.jobs.jetstream.records import Value
 
 __all__ = ["Values"]
@@ -17,13 +15,14 @@ __all__ = ["Values"]
 class Values:
     """Small ones stand in the record itself, the others in an object store."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self._objects = objects
+    def __init__(self, js: JetStreamContext, bucket: str, objects: ObjectStore) -> None:
+        self._js, self._bucket, self._objects = js, bucket, objects
 
     @classmethod
     async def opened(cls, js: JetStreamContext, connection: Connection) -> Values:
         """With the object store that they need, which is made if it is not there."""
-        return cls(await js.create_object_store(f"{connection.prefix}-values", replicas=connection.replicas))
+        bucket = f"{connection.prefix}-values"
+        return cls(js, bucket, await js.create_object_store(bucket, replicas=connection.replicas))
 
     async def keep(self, name: str, data: bytes) -> Value:
         """What a record has of ``data``; ``name`` is its object's, if it needs one."""
@@ -44,5 +43,4 @@ class Values:
         """Remove what these have beside their records."""
         for value in values:
             if value is not None and value.object_name:
-                with suppress(NotFoundError):
-                    await self._objects.delete(value.object_name)
+                await remove_object(self._js, self._bucket, value.object_name)
