@@ -24,7 +24,7 @@ def label_notes(content: Regions, style: Regions) -> list[str]:
     models = [regions.model for regions in (content, style) if regions.model is not None]
     notes = [f"Labels: {text}" for text in sorted({model.description for model in models if model.built_in})]
     for name, regions, other in (("content", content, "style"), ("style", style, "content")):
-        if regions.model is None or regions.model.built_in:
+        if regions.model is None:
             continue
         if regions.set_aside:
             notes.append(
@@ -32,8 +32,8 @@ def label_notes(content: Regions, style: Regions) -> list[str]:
                 "both photos are one region."
             )
         elif is_one_region(regions.labels):
-            reason = regions.verdicts[0].reason if regions.verdicts else "nothing in it was recognised"
-            notes.append(f"Labels: the {name} photo is one region: {reason}.")
+            if regions.verdicts:  # else nobody has looked for any: see the note of the model
+                notes.append(f"Labels: the {name} photo is one region: {regions.verdicts[0].reason}.")
         elif changes := "; ".join(_changes(regions.verdicts)):
             notes.append(f"Labels of the {name} photo: {changes}.")
     return notes

@@ -9,7 +9,8 @@ The rule, with the numbers below; docs/labels.md has what they were calibrated o
 2. A photo that shows the network nothing it knows becomes one region: if the most probable label's probability,
    averaged over the photo, is under ``MIN_PHOTO_CONFIDENCE``; if less than ``MIN_JUDGED_SHARE`` of the photo is both
    under credible labels and neither black nor blown out; or if the labels that step 1 drops have more than
-   ``MAX_DROPPED_SHARE`` of it.
+   ``MAX_DROPPED_SHARE`` of it, ``MAX_DROPPED_BESIDE_ONE_SHARE`` if one label is left only: a sky that towers and lamps
+   are counted to is no sky.
 3. Labels that are left with less than ``MIN_AREA_SHARES`` of the photo merge or are dropped in the same way, the
    smallest first.
 4. Pixels where no label that is left has ``MIN_PIXEL_CONFIDENCE`` take the probabilities of the nearest pixel that is
@@ -29,6 +30,7 @@ from scipy.ndimage import distance_transform_edt
 from services.common.taxonomy import COMMON_LABELS, MIN_AREA_SHARES, RELATED
 
 __all__ = [
+    "MAX_DROPPED_BESIDE_ONE_SHARE",
     "MAX_DROPPED_SHARE",
     "MIN_JUDGED_SHARE",
     "MIN_LABEL_CONFIDENCE",
@@ -43,6 +45,7 @@ __all__ = [
 MIN_PHOTO_CONFIDENCE = 0.74
 MIN_JUDGED_SHARE = 1 / 3
 MAX_DROPPED_SHARE = 0.25
+MAX_DROPPED_BESIDE_ONE_SHARE = 0.05
 MIN_LABEL_CONFIDENCE = 0.7
 MIN_PARTNER_PROBABILITY = 0.1
 MIN_PIXEL_CONFIDENCE = 0.4
@@ -99,7 +102,7 @@ def judge(probabilities: NDArray[np.float32], visible: NDArray[np.bool_]) -> Jud
             verdicts[label] = _give_up(left, label, winners == label, standing, verdicts[label], why)
     dropped = sum(verdict.area_share for verdict in verdicts.values() if verdict.verdict == "dropped")
     judged = float((np.isin(winners, standing) & visible).mean())
-    if reason := _out_of_world(float(best.mean()), judged, dropped):
+    if reason := _out_of_world(float(best.mean()), judged, dropped, len(standing)):
         gone = tuple(
             replace(verdict, verdict="dropped", merged_into="", reason=reason) for verdict in verdicts.values()
         )
@@ -126,7 +129,7 @@ def judge(probabilities: NDArray[np.float32], visible: NDArray[np.bool_]) -> Jud
     return Judgement(kept, sure, tuple(verdicts.values()))
 
 
-def _out_of_world(confidence: float, judged: float, dropped: float) -> str:
+def _out_of_world(confidence: float, judged: float, dropped: float, standing: int) -> str:
     if confidence < MIN_PHOTO_CONFIDENCE:
         return (
             f"the network is {confidence:.2f} sure of the photo, {MIN_PHOTO_CONFIDENCE:g} is asked for, "
@@ -141,6 +144,11 @@ def _out_of_world(confidence: float, judged: float, dropped: float) -> str:
         return (
             f"labels that are not credible have {dropped:.0%} of the photo, at most {MAX_DROPPED_SHARE:.0%} is "
             "allowed, so the photo is one region"
+        )
+    if standing == 1 and dropped > MAX_DROPPED_BESIDE_ONE_SHARE:
+        return (
+            f"one label is credible only, and those that are not have {dropped:.0%} of the photo, at most "
+            f"{MAX_DROPPED_BESIDE_ONE_SHARE:.0%} is allowed beside it, so the photo is one region"
         )
     return ""
 

@@ -88,10 +88,19 @@ def test_a_related_label_that_nobody_sees_there_takes_nothing() -> None:
 
 @pytest.mark.parametrize(("columns", "one_region"), [(24, False), (26, True)])
 def test_a_photo_of_which_too_much_would_be_dropped_is_one_region(columns: int, one_region: bool) -> None:
-    result = judged((100 - columns, {"sky": 0.99}), (columns, {"person": 0.6, "grass": 0.39}))
+    beside = ((80 - columns, {"sky": 0.99}), (20, {"water": 0.99}))
+    result = judged(*beside, (columns, {"person": 0.6, "grass": 0.39}))
     assert (not result.kept) == one_region
     if one_region:
         assert "labels that are not credible have 26% of the photo" in result.verdicts[0].reason
+
+
+@pytest.mark.parametrize(("columns", "one_region"), [(4, False), (6, True)])
+def test_a_label_that_stands_alone_has_nothing_else_in_it(columns: int, one_region: bool) -> None:
+    result = judged((100 - columns, {"sky": 0.99}), (columns, {"building": 0.6, "grass": 0.39}))
+    assert (not result.kept) == one_region
+    if one_region:
+        assert "those that are not have 6% of the photo, at most 5% is allowed beside it" in result.verdicts[0].reason
 
 
 def test_doubtful_pixels_of_a_label_that_stands_go_to_those_around() -> None:
