@@ -55,9 +55,9 @@ def _jpeg(seed: int, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def _logged(found: Cluster, name: str, request_id: str) -> list[float]:
+def _logged(found: Cluster, name: str, request_id: str, rpc: str) -> list[float]:
     lines = [json.loads(line) for line in found.logs(name).splitlines() if request_id in line]
-    return [line["seconds"] for line in lines if line["event"] == "rpc finished"]
+    return [line["seconds"] for line in lines if line["event"] == "rpc finished" and line["method"].endswith(rpc)]
 
 
 async def _measured(requests: int) -> list[_Row]:
@@ -73,8 +73,8 @@ async def _measured(requests: int) -> list[_Row]:
                 result = await client.transfer(*photos, request_id=request_id, **_PARAMS)
                 waited = time.monotonic() - began
                 await asyncio.sleep(0.3)
-                segmented = _logged(found, "segmentation", request_id)
-                (stylized,) = _logged(found, "stylizer-0", request_id)
+                segmented = _logged(found, "segmentation", request_id, "/Segment")
+                (stylized,) = _logged(found, "stylizer-0", request_id, "/Stylize")
                 rows.append(_Row(waited, max(segmented), stylized, len(content), len(result.picture)))
     return rows[2:]
 
