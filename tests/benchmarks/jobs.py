@@ -10,7 +10,7 @@ gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` su
 gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
 server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds, until all have
 ended; the third of these faults is a restart of the server. Each submission is tried until it is answered, under the
-same request id. ``--real`` leaves the first two parts out and has a segmentation service and two stylizers, which break
+same request id. ``--real`` leaves the first two parts out and has a segmentation service and four stylizers, which break
 as well, in the place of the stubs.
 Writes ``jobs.md``, ``jobs-nats.md``, ``jobs-real.md`` or ``jobs-nats-real.md``.
 """
@@ -37,7 +37,7 @@ from tests.benchmarks.submissions import ENGINES, ended, page, request, store, s
 from tests.faults.cluster import Cluster, fleet
 from tests.nats_server import NatsServer
 
-_GATEWAYS, _STUBS, _STYLIZERS = 3, 4, 2
+_GATEWAYS, _STUBS, _STYLIZERS = 3, 4, 4
 _QUIET_SECONDS = 10.0
 _BUSY_SHARE = 0.2
 """Of the rate, while jobs are worked on: these cores do about 25 a second, callers, gateways and stubs together."""
