@@ -10,8 +10,8 @@ gateway has to do. Then ten seconds in which nothing happens. Then ``--jobs`` su
 gateways with four stubs, whose solves take 20 ms, while every ``--pause`` seconds or so a gateway, a stub or the
 server, whichever chance picks, gets SIGKILL and is started again, or is stopped for three seconds, until all have
 ended; the third of these faults is a restart of the server. Each submission is tried until it is answered, under the
-same request id. ``--real`` leaves the first two parts out and has a segmentation service and four stylizers, which break
-as well, in the place of the stubs.
+same request id. ``--real`` leaves the first two parts out and has a segmentation service and four stylizers, which
+break as well, in the place of the stubs.
 Writes ``jobs.md``, ``jobs-nats.md``, ``jobs-real.md`` or ``jobs-nats-real.md``.
 """
 
