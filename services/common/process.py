@@ -113,7 +113,7 @@ async def _serve(settings: ProcessSettings, metrics: Metrics, make: Callable[[Me
         await server.start()
         await beside.start()
         _announce(settings, {"grpc": grpc_port, "http": http_port, "health": health_port})
-        # What there is now stays: looking through it for garbage would stop the event loop for 30 to 60 ms each time.
+        # What there is now stays: each look through it for garbage would stop the event loop.
         gc.collect()
         gc.freeze()
         starting = asyncio.ensure_future(service.start(state.serving))

@@ -30,7 +30,7 @@ from services.segmentation.options import Options
 from services.segmentation.segmenter import segment
 from services.stylizer.core.params import CHOICES, TransferParams
 from services.stylizer.core.transfer import Regions
-from services.stylizer.features import FeatureNetwork, load_features
+from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.judged import SCORED_EDGE_PX, Judge, Row, solved
 from tests.benchmarks.machine import described, models_dir
 from tests.benchmarks.pairs import BUILD, ROOT, Pair, feature_network, levels, pair_names, write_sheet
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     params = TransferParams.chosen(quality=options.quality)
-    vgg, student = feature_network(), _embedded_features()
+    vgg, student = feature_network(), feature_network("builtin")
     scene = _network("builtin") if "scene" in options.variants else None
     teacher = _network("auto") if "teacher" in options.variants else None
     variants: dict[str, tuple[FeatureNetwork, _Masks]] = {
@@ -86,12 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         write_sheet(name, [[levels(judge.pair.I), levels(judge.pair.S), *pictures]], BUILD / "embedded")
     _write(rows, options, params)
-
-
-def _embedded_features() -> FeatureNetwork:
-    model = find_model(None, "features", "builtin", embedded_models_dir("features"))
-    assert model is not None, "the package carries a feature network"
-    return load_features(model, torch.device("cpu"))
 
 
 def _network(wanted: str) -> Network:

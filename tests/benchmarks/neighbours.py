@@ -15,21 +15,22 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from services.common.models import embedded_models_dir, find_model
+from services.common.openmp import SHORT_WAITS, WAITS
 from services.stylizer.core.params import TransferParams
-from services.stylizer.features import load_features
 from tests.benchmarks.judged import transfer_of
 from tests.benchmarks.machine import described
-from tests.benchmarks.pairs import ROOT, Pair
+from tests.benchmarks.pairs import ROOT, Pair, feature_network
 
 _PAIR = "09"
-_WAYS = {
+_WAYS: Final[Mapping[str, Mapping[str, str]]] = {
     "as GCC's OpenMP has it": {},
-    "as the services have it": {"GOMP_SPINCOUNT": "1000"},
+    "as the services have it": SHORT_WAITS,
     "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 
@@ -65,9 +66,9 @@ def main() -> None:
     (options.out / "neighbours.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def _together(edge: int, count: int, solves: int, way: dict[str, str]) -> list[float]:
+def _together(edge: int, count: int, solves: int, way: Mapping[str, str]) -> list[float]:
     command = [sys.executable, "-m", "tests.benchmarks.neighbours", "--one", str(edge), "--solves", str(solves)]
-    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    others = {name: value for name, value in os.environ.items() if name not in WAITS}
     processes = [
         subprocess.Popen(command, cwd=ROOT, env={**others, **way}, text=True, stdin=-1, stdout=-1) for _ in range(count)
     ]
@@ -83,10 +84,8 @@ def _together(edge: int, count: int, solves: int, way: dict[str, str]) -> list[f
 
 def _solve(edge: int, solves: int) -> None:
     torch.set_flush_denormal(True)
-    model = find_model(None, "features", "builtin", embedded_models_dir("features"))
-    assert model is not None, "the package carries a feature network"
-    network = load_features(model, torch.device("cpu"))
-    params, pair = TransferParams.chosen(quality="standard", solve_edge_px=edge), Pair.load(_PAIR, edge)
+    network, pair = feature_network("builtin"), Pair.load(_PAIR, edge)
+    params = TransferParams.chosen(quality="standard", solve_edge_px=edge)
 
     def solved() -> float:
         began = time.perf_counter()

@@ -70,9 +70,9 @@ def pair_names(wanted: Sequence[str] | None) -> list[str]:
     return list(wanted or sorted(path.name for path in pairs_dir().iterdir()))
 
 
-def feature_network() -> FeatureNetwork:
-    """The feature network of the models' folder, or the package's own if there is none, on the CPU."""
-    model = find_model(models_dir(), "features", "auto", embedded_models_dir("features"))
+def feature_network(wanted: str = "auto") -> FeatureNetwork:
+    """On the CPU: that of the models' folder, or the package's own if there is none or "builtin" is wanted."""
+    model = find_model(models_dir(), "features", wanted, embedded_models_dir("features"))
     assert model is not None, "the package carries one"
     return load_features(model, torch.device("cpu"))
 

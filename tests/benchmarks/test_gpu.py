@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.common.models import embedded_models_dir, find_model
-from services.stylizer.features import FeatureNetwork, load_features
+from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.gpu import evaluation, machine, rendered, report, solved
+from tests.benchmarks.pairs import feature_network
 from tests.demo import CONTENT, STYLE
 
 CPU = torch.device("cpu")
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.skipif(not (CONTENT.file and STYLE.file), reason="needs
 
 @pytest.fixture(scope="module")
 def network() -> FeatureNetwork:
-    model = find_model(None, "features", "builtin", embedded_models_dir("features"))
-    assert model is not None
-    return load_features(model, CPU)
+    return feature_network("builtin")
 
 
 def test_an_evaluation_is_above_both_its_floors(network: FeatureNetwork) -> None:
