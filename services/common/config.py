@@ -226,6 +226,13 @@ class StylizerSettings(_ModelSettings):
         description="Jobs that one worker computes at the same time; on a CPU they share the cores, so that more than "
         "one gains little.",
     )
+    evaluation_batch: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="Photos of one size that a worker's slots put through the network together; 0 takes as many as it "
+        "has slots with CUDA and 1, each for itself, on a CPU.",
+    )
     worker_beat_seconds: float = Field(
         default=15.0,
         gt=0,

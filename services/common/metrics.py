@@ -50,6 +50,12 @@ class Metrics:
         self.batch_size = Histogram(
             "dpst_batch_size", "Photos in one run of a network.", buckets=_BATCH_SIZES, registry=self.registry
         )
+        self.evaluation_batch_size = Histogram(
+            "dpst_evaluation_batch_size",
+            "Photos that an evaluation of a solve was made for at once; observed for each of them.",
+            buckets=_BATCH_SIZES,
+            registry=self.registry,
+        )
         self.batch_delay_seconds = self._seconds(
             "dpst_batch_delay_seconds", "Time a decoded photo waited for its run.", buckets=_RPC_SECONDS
         )

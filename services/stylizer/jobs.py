@@ -121,7 +121,7 @@ class StageBegan:
 
 @dataclass(frozen=True)
 class Iterated:
-    """One evaluation is done."""
+    """One evaluation is done; ``together`` is for how many photos it was made at once."""
 
     evaluation: int
     max_evaluations: int
@@ -129,6 +129,7 @@ class Iterated:
     elapsed_seconds: float
     remaining_seconds: float
     preview_jpeg: bytes
+    together: int = 1
 
 
 @dataclass(frozen=True)

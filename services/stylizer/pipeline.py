@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.common.errors import FailedPrecondition, InvalidArgument, ServiceError
+from services.common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, ServiceError, Shortage
 from services.common.images import ImageLimits, Photo, encode_photo, encode_preview, open_photo, output_bit_depth
 from services.common.label_maps import LabelMap, check_matches_photo, single_region
 from services.common.taxonomy import RELATED
 from services.stylizer.core.affine_render import render
 from services.stylizer.core.checkpoint import Checkpoint, Journal
 from services.stylizer.core.errors import CheckpointError, LabelsUnmatched, LookError, ParameterError
+from services.stylizer.core.evaluator import Evaluator
 from services.stylizer.core.look import Look
 from services.stylizer.core.look_field import LookField
 from services.stylizer.core.params import RANGES, TransferParams
@@ -45,17 +46,18 @@ from services.stylizer.jobs import (
     StylizeJob,
     WorkerEvent,
 )
+from services.stylizer.shapes import MOST_STRETCH, solve_size
 
 __all__ = ["Pipeline", "service_error"]
-
-_LEAST_SHORT_EDGE_PX = 32
-"""Short edge of a proxy: conv5_1 sees two pixels of it."""
 
 _MAX_ASPECT = 32
 """Long over short edge: beyond it the proxy would exceed 1024 px."""
 
-_ASPECT_TOLERANCE = 0.02
+_ASPECT_TOLERANCE = 0.02 + MOST_STRETCH
 """A look fits another frame whose aspect ratio differs by less; the masks are stretched by that much."""
+
+_RETRY_SECONDS = 5.0
+"""Advice to a caller for whose job there was no memory: those beside it will have ended."""
 
 _LEAST_BUDGET_SECONDS = 1e-3
 """One evaluation is made whatever the budget; 0 would be none."""
@@ -72,6 +74,7 @@ class Pipeline:
         limits: of the photos.
         emit: takes every event, in order.
         should_stop: polled at every evaluation and strip.
+        evaluator: of the network, shared with the jobs beside this one; None is one of its own.
     """
 
     def __init__(
@@ -80,8 +83,10 @@ class Pipeline:
         limits: ImageLimits,
         emit: Callable[[WorkerEvent], None],
         should_stop: Callable[[], bool],
+        evaluator: Evaluator | None = None,
     ) -> None:
         self._network, self._limits, self._emit, self._should_stop = network, limits, emit, should_stop
+        self._evaluator = evaluator or Evaluator(network.trunk)
         self._seconds: dict[str, float] = {}
 
     def run(self, job: Job) -> None:
@@ -104,8 +109,8 @@ class Pipeline:
         with self._stage("decode"):
             content = open_photo(job.content, "content", self._limits)
             style = open_photo(job.style, "style", self._limits)
-            I = content.proxy(_solve_edge(content, params, "content"), content.working_profile)
-            S = style.proxy(_solve_edge(style, params, "style"), content.working_profile)
+            I = content.reduced(*_solve_size(content, params, "content"), content.working_profile)
+            S = style.reduced(*_solve_size(style, params, "style"), content.working_profile)
             content_regions = self._regions(job.content_labels, content, I, "content_labels")
             style_regions = self._regions(job.style_labels, style, S, "style_labels")
         unknown = sorted(set(params.label_strengths) - set(content_regions.names))
@@ -121,6 +126,7 @@ class Pipeline:
             content=content_regions,
             style=style_regions,
             related=RELATED,
+            evaluator=self._evaluator,
         )
         result = transfer.run(
             lambda stage: self._emit(StageBegan(stage)),
@@ -180,7 +186,7 @@ class Pipeline:
                 f"{content.info.width_px}x{content.info.height_px}",
                 f"the look was solved for an aspect ratio of {look_aspect:.3f}",
             )
-        proxy = _tensor(content.proxy(max(height, width), content.working_profile), self._network.device)
+        proxy = _tensor(content.reduced(width, height, content.working_profile), self._network.device)
         if proxy.shape[1:] != look.indices.shape:
             proxy = functional.interpolate(proxy[None], size=(height, width), mode="bilinear", antialias=True)[0]
         return content, look, proxy
@@ -220,6 +226,7 @@ class Pipeline:
                 progress.elapsed_seconds,
                 progress.remaining_seconds,
                 preview,
+                self._evaluator.together,
             )
         )
 
@@ -267,6 +274,8 @@ def service_error(error: Exception) -> Exception:
     """The public error that stands for one of the numerics; others come back as they are."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ResourceExhausted(f"the job needs more memory than there is: {error}", _RETRY_SECONDS, Shortage.MEMORY)
     if isinstance(error, LabelsUnmatched):
         return FailedPrecondition(error.field, error.value, error.limit)
     if isinstance(error, LookError | CheckpointError):
@@ -277,13 +286,12 @@ def service_error(error: Exception) -> Exception:
     return error
 
 
-def _solve_edge(photo: Photo, params: TransferParams, field: str) -> int:
-    """Long edge of the proxy: the one asked for, or more so that the short edge keeps enough pixels."""
+def _solve_size(photo: Photo, params: TransferParams, field: str) -> tuple[int, int]:
+    """Width and height of the proxy; ``mode = paper`` has the published method's, whose aspect ratio is the photo's."""
     width, height = photo.info.width_px, photo.info.height_px
-    long_edge, short_edge = max(width, height), min(width, height)
-    if long_edge > _MAX_ASPECT * short_edge:
+    if max(width, height) > _MAX_ASPECT * min(width, height):
         raise InvalidArgument(field, f"{width}x{height}", f"the aspect ratio must be at most {_MAX_ASPECT}:1")
-    return max(params.solve_edge_px, math.ceil(_LEAST_SHORT_EDGE_PX * long_edge / short_edge))
+    return solve_size(width, height, params.solve_edge_px, of_few=params.mode == "field")
 
 
 def _in_time(job: StylizeJob, journal: Journal) -> TransferParams:

@@ -166,6 +166,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
                         stages.began(event.stage)
                     elif isinstance(event, Iterated):
                         metrics.evaluations_total.inc()
+                        metrics.evaluation_batch_size.observe(event.together)
                         metrics.evaluation_seconds.observe(event.elapsed_seconds - last_elapsed)
                         last_elapsed = event.elapsed_seconds
                         if event.preview_jpeg and not previewed:

@@ -6,7 +6,8 @@ import asyncio
 import bisect
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
@@ -22,6 +23,7 @@ _AGEING_SECONDS = 60.0
 """A request that has waited so much longer than one of the next higher priority goes first: nobody waits for ever."""
 
 _T = TypeVar("_T")
+_S = TypeVar("_S")
 
 
 class Priority(IntEnum):
@@ -35,14 +37,18 @@ class Priority(IntEnum):
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[_T]):
+class _Waiting(Generic[_T, _S]):
     key: tuple[float, int]
+    size: _S
     position: int = 0
     told: asyncio.Queue[int | _T | Exception] = field(default_factory=asyncio.Queue)
 
 
-class Slots(Generic[_T]):
+class Slots(Generic[_T, _S]):
     """Slots that are offered, and a queue of at most ``limit`` callers that wait for one.
+
+    A slot may be offered several times, for as many jobs at once; it then has all their sizes to bear. Nobody passes
+    the first one in the queue: as long as no free slot can bear its size too, the others wait with it.
 
     Part of the queue is kept free for those who are more urgent: LOW may fill half of it, NORMAL seven eighths. A
     request's place is its time of arrival plus ``_AGEING_SECONDS`` for each step of priority below HIGH.
@@ -50,19 +56,23 @@ class Slots(Generic[_T]):
     Args:
         limit: most waiting callers.
         on_depth: told the number of waiting callers whenever it changes.
+        bears: whether a slot can bear jobs of these sizes at once; a single job it always gets.
     """
 
-    def __init__(self, limit: int, on_depth: Callable[[int], None]) -> None:
-        self._limit, self._on_depth = limit, on_depth
+    def __init__(
+        self, limit: int, on_depth: Callable[[int], None], bears: Callable[[_T, Sequence[_S]], bool] = lambda *_: True
+    ) -> None:
+        self._limit, self._on_depth, self._bears = limit, on_depth, bears
         self._free: list[_T] = []
-        self._busy = 0
-        self._waiting: list[_Waiting[_T]] = []
+        self._taken: defaultdict[_T, list[_S]] = defaultdict(list)
+        self._waiting: list[_Waiting[_T, _S]] = []
         self._numbers = itertools.count()
         self._job_seconds = 0.0
 
     def eta_seconds(self, position: int) -> float:
         """Estimated seconds until the caller at a position is served; 0 if nothing was timed yet."""
-        return position * self._job_seconds / max(1, self._busy + len(self._free))
+        busy = sum(map(len, self._taken.values()))
+        return position * self._job_seconds / max(1, busy + len(self._free))
 
     def wait_seconds(self, priority: Priority, expected: int = 0) -> float:
         """Estimated seconds until a caller who comes behind ``expected`` others would be served.
@@ -71,7 +81,8 @@ class Slots(Generic[_T]):
         """
         last = (_key(priority), next(self._numbers))
         ahead = expected + sum(ticket.key < last for ticket in self._waiting)
-        return self.eta_seconds(max(0, 1 + ahead - len(self._free)))
+        free = 0 if self._waiting else len(self._free)
+        return self.eta_seconds(max(0, 1 + ahead - free))
 
     def room(self, priority: Priority) -> int:
         """How many callers may wait before one of this priority is refused."""
@@ -81,62 +92,63 @@ class Slots(Generic[_T]):
 
     def check_room(self, priority: Priority, expected: int = 0) -> None:
         """Raise ResourceExhausted if a caller of this priority, behind ``expected`` others, would be refused now."""
-        waiting = len(self._waiting) + max(0, expected - len(self._free))
-        has_slot = expected < len(self._free)
-        if not has_slot and priority is not Priority.AGAIN and waiting >= self.room(priority):
+        free = 0 if self._waiting else len(self._free)
+        if expected >= free:
+            self._check_queue(priority, len(self._waiting) + expected - free)
+
+    def _check_queue(self, priority: Priority, waiting: int) -> None:
+        if priority is not Priority.AGAIN and waiting >= self.room(priority):
             wait = self._job_seconds or _RETRY_SECONDS
             raise ResourceExhausted(f"the queue is full: {waiting} requests are waiting", wait, Shortage.QUEUE)
 
-    async def acquire(self, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
+    async def acquire(self, size: _S, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
         """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.
 
-        What is yielded last is to be given back (``release``, or ``lose``). AGAIN is never refused.
+        What is yielded last is to be given back with the same size (``release``, or ``lose``). AGAIN is never refused.
 
         Raises:
             ResourceExhausted: the queue is full.
         """
-        if self._free:
-            self._busy += 1
-            yield self._free.pop(0)
+        if not self._waiting and (slot := self._bearing(size)) is not None:
+            yield self._take(slot, size)
             return
-        self.check_room(priority)
-        ticket = _Waiting[_T]((_key(priority), next(self._numbers)))
+        self._check_queue(priority, len(self._waiting))
+        ticket = _Waiting[_T, _S]((_key(priority), next(self._numbers)), size)
         bisect.insort(self._waiting, ticket, key=lambda waiting: waiting.key)
         self._tell_positions()
-        slot: _T | None = None
+        given: _T | None = None
         try:
-            while slot is None:
+            while given is None:
                 told = await _news(ticket)
                 if not isinstance(told, int):
-                    slot = told
+                    given = told
                 yield told
         except BaseException:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
-                self._tell_positions()
-            elif slot is None:
+                self._serve()  # it may have been the one who did not fit
+            elif given is None:
                 self._pass_on(ticket)
             raise
 
     def offer(self, slot: _T) -> None:
         """Add a slot, that of a worker which has become warm."""
-        if not self._waiting:
-            self._free.append(slot)
-            return
-        self._busy += 1
-        self._waiting.pop(0).told.put_nowait(slot)
-        self._tell_positions()
+        self._free.append(slot)
+        if self._waiting:
+            self._serve()
 
-    def release(self, slot: _T, job_seconds: float = 0.0) -> None:
+    def release(self, slot: _T, size: _S, job_seconds: float = 0.0) -> None:
         """Give a slot back to the next caller; ``job_seconds`` is how long it was held, for estimates."""
         if job_seconds:
             self._job_seconds = 0.7 * self._job_seconds + 0.3 * job_seconds if self._job_seconds else job_seconds
-        self._busy -= 1
+        self.lose(slot, size)
         self.offer(slot)
 
-    def lose(self) -> None:
+    def lose(self, slot: _T, size: _S) -> None:
         """A slot that was taken is gone with its worker."""
-        self._busy -= 1
+        self._taken[slot].remove(size)
+        if not self._taken[slot]:
+            del self._taken[slot]
 
     def withdraw(self, slot: _T) -> None:
         """Take a slot away, if nobody has it: its worker is gone."""
@@ -150,12 +162,32 @@ class Slots(Generic[_T]):
             ticket.told.put_nowait(error)
         self._on_depth(0)
 
-    def _pass_on(self, ticket: _Waiting[_T]) -> None:
+    def _bearing(self, size: _S) -> _T | None:
+        """A free slot for a job of this size."""
+        for slot in self._free:
+            others = self._taken.get(slot)
+            if not others or self._bears(slot, [*others, size]):
+                return slot
+        return None
+
+    def _take(self, slot: _T, size: _S) -> _T:
+        self._free.remove(slot)
+        self._taken[slot].append(size)
+        return slot
+
+    def _serve(self) -> None:
+        """Give free slots to those who wait, in their order."""
+        while self._waiting and (slot := self._bearing(self._waiting[0].size)) is not None:
+            ticket = self._waiting.pop(0)
+            ticket.told.put_nowait(self._take(slot, ticket.size))
+        self._tell_positions()
+
+    def _pass_on(self, ticket: _Waiting[_T, _S]) -> None:
         """The slot was handed over in the moment in which its caller left."""
         while not ticket.told.empty():
             told = ticket.told.get_nowait()
             if not isinstance(told, int | Exception):
-                self.release(told)
+                self.release(told, ticket.size)
 
     def _tell_positions(self) -> None:
         self._on_depth(len(self._waiting))
@@ -169,7 +201,7 @@ def _key(priority: Priority) -> float:
     return float("-inf") if priority is Priority.AGAIN else time.monotonic() + priority * _AGEING_SECONDS
 
 
-async def _news(ticket: _Waiting[_T]) -> int | _T:
+async def _news(ticket: _Waiting[_T, _S]) -> int | _T:
     told = await ticket.told.get()
     if isinstance(told, Exception):
         raise told

@@ -15,7 +15,7 @@ import structlog
 from services.common.config import StylizerSettings
 from services.common.errors import DeadlineExceeded, ResourceExhausted, Shortage, Unavailable
 from services.common.metrics import Metrics
-from services.stylizer.footprint import predicted_bytes
+from services.stylizer.footprint import Footprint, predicted
 from services.stylizer.forecast import Forecast
 from services.stylizer.jobs import (
     Checkpointed,
@@ -84,7 +84,9 @@ class Supervisor:
     def __init__(self, settings: StylizerSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._limit_bytes = memory_limit(settings)
-        self._slots: Slots[WorkerProcess] = Slots(settings.queue_limit, metrics.queue_depth.set)
+        self._slots = Slots[WorkerProcess, Footprint](
+            settings.queue_limit, metrics.queue_depth.set, lambda worker, sizes: worker.room.holds(sizes)
+        )
         self._workers: dict[int, WorkerProcess] = {}
         self._warm: dict[int, NetworkInfo] = {}
         self._ended: dict[int, int] = dict.fromkeys(range(settings.workers), 0)
@@ -204,16 +206,24 @@ class Supervisor:
         self._check_deadline(job, terms, self._slots.wait_seconds(terms.priority, expected), _CAUTION)
 
     def _check_memory(self, job: Job) -> None:
+        """Whether a worker could do it if it had nothing else to do; with others beside it, it waits."""
+        rooms = [self._workers[index].room for index in self._warm]
+        needed = self._footprint(job)
+        for kind, need, have in zip(
+            ("memory", "the card's memory"), needed, map(max, zip(*rooms, strict=True)), strict=True
+        ):
+            if need > have:
+                raise ResourceExhausted(
+                    f"the job needs about {need >> 20} MiB of {kind}, a worker has {have >> 20} MiB for jobs",
+                    _WARM_SECONDS,
+                    Shortage.MEMORY,
+                )
+
+    def _footprint(self, job: Job) -> Footprint:
         network = self.network
-        warm = max((self._workers[index].warm_bytes for index in self._warm), default=0)
-        needed = predicted_bytes(job, network.name if network else "")
-        free = self._limit_bytes - warm
-        if needed > free:
-            raise ResourceExhausted(
-                f"the job needs about {needed >> 20} MiB of memory, a worker has {max(0, free) >> 20} MiB for jobs",
-                _WARM_SECONDS,
-                Shortage.MEMORY,
-            )
+        if network is None:
+            return Footprint(0)
+        return predicted(job, network.name, on_card=network.device.startswith("cuda"))
 
     def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:
         if terms.deadline is None:
@@ -232,7 +242,8 @@ class Supervisor:
 
     async def _attempt(self, job: Job, terms: Terms, priority: Priority) -> AsyncGenerator[Queued | WorkerEvent, None]:
         worker: WorkerProcess | None = None
-        async with contextlib.aclosing(self._slots.acquire(priority)) as positions:
+        size = self._footprint(job)
+        async with contextlib.aclosing(self._slots.acquire(size, priority)) as positions:
             async for position in positions:
                 if isinstance(position, WorkerProcess):
                     worker = position
@@ -242,25 +253,25 @@ class Supervisor:
         try:
             self._check_deadline(job, terms, 0.0, 1.0)
         except DeadlineExceeded:
-            self._slots.release(worker)
+            self._slots.release(worker, size)
             raise
         if terms.deadline is not None and terms.best_effort and isinstance(job, StylizeJob):
             left = terms.deadline - time.monotonic()
             after = max(_CAUTION * self._forecast.around_seconds(job), _LEAST_REST_SHARE * left)
             job = replace(job, solve_until=terms.deadline - after)
-        free = functools.partial(self._freed, worker, time.monotonic())
+        free = functools.partial(self._freed, worker, size, time.monotonic())
         async with contextlib.aclosing(worker.run(job, free)) as events:
             async for event in events:
                 if isinstance(event, Finished | Rendered | Exported):
                     self._forecast.learn(job, event.stage_seconds)
                 yield event
 
-    def _freed(self, worker: WorkerProcess, began: float, is_there: bool) -> None:
+    def _freed(self, worker: WorkerProcess, size: Footprint, began: float, is_there: bool) -> None:
         if not is_there:
-            self._slots.lose()
+            self._slots.lose(worker, size)
             return
         self._ended[worker.index] += 1
-        self._slots.release(worker, time.monotonic() - began)
+        self._slots.release(worker, size, time.monotonic() - began)
         if not worker.jobs and worker.memory_bytes > _BLOATED_SHARE * self._limit_bytes:
             self._withdraw(worker)
             worker.kill("bloated")

@@ -15,6 +15,7 @@ class Vitals(ctypes.Structure):
         moved: when the job that is silent for longest last asked whether it should stop; as ``beat`` without a job.
         card_allocated: bytes of tensors on the card; 0 without one.
         card_reserved: bytes that PyTorch holds of the card, what it keeps for the next job included.
+        card_room: bytes of the card that were there for jobs when the worker had become warm; 0 without one.
     """
 
     _fields_ = (
@@ -22,4 +23,5 @@ class Vitals(ctypes.Structure):
         ("moved", ctypes.c_double),
         ("card_allocated", ctypes.c_uint64),
         ("card_reserved", ctypes.c_uint64),
+        ("card_room", ctypes.c_uint64),
     )

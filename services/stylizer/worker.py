@@ -27,6 +27,7 @@ from services.common.logs import bind_request_id, configure_logs
 from services.common.models import ModelError, embedded_models_dir, find_model, user_models_dir
 from services.stylizer.core.affine_render import render
 from services.stylizer.core.errors import SolveCancelled
+from services.stylizer.core.evaluator import Evaluator
 from services.stylizer.core.params import CHOICES, TransferParams
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.features import FeatureNetwork, load_features, pick_device
@@ -57,6 +58,7 @@ class _Running:
 class _Worker:
     def __init__(self, network: FeatureNetwork, settings: StylizerSettings, pipe: Connection) -> None:
         self._network, self._settings, self._pipe = network, settings, pipe
+        self._evaluator = Evaluator(network.trunk, _most_in_batch(settings, network.device))
         self._running: dict[int, _Running] = {}
         self._sending = threading.Lock()
 
@@ -88,11 +90,14 @@ class _Worker:
 
         outcome = "done"
         try:
-            Pipeline(self._network, ImageLimits.of(self._settings), emit, running.should_stop).run(job)
+            limits = ImageLimits.of(self._settings)
+            Pipeline(self._network, limits, emit, running.should_stop, self._evaluator).run(job)
         except SolveCancelled:
             outcome = "cancelled"
         except Exception as error:
             outcome = "failed"
+            if isinstance(error, torch.OutOfMemoryError):
+                torch.cuda.empty_cache()  # in pieces that fit nobody
             public = service_error(error)
             if not isinstance(public, ServiceError):
                 _log.exception("job failed")
@@ -112,6 +117,11 @@ def card_bytes() -> tuple[int, int]:
         torch.cuda.device_count()
     )  # the n-th worker has the n-th, which is not its current one in each thread
     return sum(map(torch.cuda.memory_allocated, cards)), sum(map(torch.cuda.memory_reserved, cards))
+
+
+def _most_in_batch(settings: StylizerSettings, device: torch.device) -> int:
+    """Pictures that go through the network at once; the cores of a CPU are as busy with one."""
+    return settings.evaluation_batch or (settings.slots if device.type == "cuda" else 1)
 
 
 def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals: Vitals) -> None:
@@ -134,6 +144,9 @@ def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals
         pipe.send((0, Failed(error)))
         return
     worker = _Worker(network, settings, pipe)
+    if network.device.type == "cuda":
+        torch.cuda.empty_cache()
+        vitals.card_room = torch.cuda.mem_get_info(network.device)[0]
     vitals.beat = vitals.moved = time.monotonic()
     worker.emit(0, Ready(network.info))
     while True:

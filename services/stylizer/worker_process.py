@@ -19,6 +19,7 @@ import psutil
 import structlog
 
 from services.common.config import StylizerSettings
+from services.stylizer.footprint import Footprint
 from services.stylizer.jobs import Ended, Failed, Job, NetworkInfo, Ready, WorkerEvent
 from services.stylizer.vitals import Vitals
 
@@ -111,6 +112,11 @@ class WorkerProcess:
     def card_bytes(self) -> tuple[int, int]:
         """Allocated and reserved on its card when it was last looked at; zeros without a card."""
         return self._vitals.card_allocated, self._vitals.card_reserved
+
+    @property
+    def room(self) -> Footprint:
+        """What jobs may take, all of them together, beside what it had when it was warm."""
+        return Footprint(max(0, self._limit_bytes - self.warm_bytes), self._vitals.card_room)
 
     @property
     def jobs(self) -> int:

@@ -23,7 +23,7 @@ from services.common.config import StylizerSettings
 from services.common.images import ImageLimits, OutputFormat
 from services.common.label_maps import LabelMap
 from services.stylizer.core.params import TransferParams
-from services.stylizer.footprint import predicted_bytes
+from services.stylizer.footprint import predicted
 from services.stylizer.jobs import StylizeJob
 from tests.benchmarks.machine import described
 
@@ -76,7 +76,7 @@ def main() -> None:
         warm, peak = json.loads(run.stdout.splitlines()[-1])
         added, foretold = (
             (peak - warm) / _MIB,
-            predicted_bytes(_job(case), _NAMES.get(case.network, case.network)) / _MIB,
+            predicted(_job(case), _NAMES.get(case.network, case.network)).host / _MIB,
         )
         lines.append(
             f"| {case.network} | {case.mode} | {case.megapixels:g} | {case.bits} | {case.solve_edge_px} "

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import numpy as np
 import psutil
 import pytest
 from dpst.v1 import image_pb2, params_pb2, stylizer_pb2, stylizer_pb2_grpc
+from numpy.typing import NDArray
 
-from tests.faults.cluster import Cluster, picture
+from tests.benchmarks.scraped import scraped
+from tests.faults.cluster import Cluster, levels, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -70,6 +73,33 @@ async def test_two_jobs_run_at_the_same_time(tmp_path: Path, settings: dict[str,
             calls[0].cancel()
             assert [event async for event in third][-1].HasField("done")
             calls[1].cancel()
+
+
+async def test_solves_in_two_slots_share_the_network_and_give_the_pictures_that_they_give_alone(tmp_path: Path) -> None:
+    async with (
+        stylizer(tmp_path, slots="2", evaluation_batch="2") as found,
+        grpc.aio.insecure_channel(found.ports["stylizer"]) as channel,
+        asyncio.timeout(200),
+    ):
+        stub = stylizer_pb2_grpc.StylizerStub(channel)
+
+        async def solved() -> NDArray[np.float64]:
+            replies = [reply async for reply in stub.Stylize(request(edge=160, evaluations=30, mode="FIELD"))]
+            return levels(b"".join(reply.chunk.data for reply in replies if reply.HasField("chunk")))
+
+        def batches() -> tuple[float, float]:
+            samples = scraped(found.children["stylizer"].address().http)
+            return samples["dpst_evaluation_batch_size_sum"], samples["dpst_evaluation_batch_size_count"]
+
+        alone = await solved()
+        together, evaluations = await asyncio.to_thread(batches)
+        assert together == evaluations > 0
+        pictures = await asyncio.gather(solved(), solved())
+        together, evaluations = await asyncio.to_thread(batches)
+        assert together > evaluations, "they met"
+        for picture in pictures:
+            assert np.abs(picture - alone).mean() < 0.5
+            assert np.abs(picture - alone).max() < 8
 
 
 async def test_the_other_worker_takes_over(tmp_path: Path) -> None:

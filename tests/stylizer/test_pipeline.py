@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
@@ -14,14 +15,16 @@ import torch
 from numba.extending import is_jitted
 
 from services.common.config import StylizerSettings
+from services.common.errors import ResourceExhausted
 from services.common.images import ImageLimits, OutputFormat
 from services.common.label_maps import LabelMap
 from services.stylizer.core import affine_strip, cross_bilateral, matting_kernels
 from services.stylizer.core.errors import CheckpointError
+from services.stylizer.core.look import Look
 from services.stylizer.core.params import TransferParams
 from services.stylizer.features import FeatureNetwork
 from services.stylizer.jobs import Checkpointed, Finished, Iterated, Picture, RenderJob, StylizeJob, WorkerEvent
-from services.stylizer.pipeline import Pipeline
+from services.stylizer.pipeline import Pipeline, service_error
 from services.stylizer.worker import _prepare_thread, _warm_network
 
 WIDTH, HEIGHT = 120, 90
@@ -110,6 +113,24 @@ def test_the_look_renders_the_solved_picture_bit_for_bit(
     picture, finished = stylized(network, job)
     assert rendered(network, finished.look, job, job.params.strength) == picture
     assert not np.array_equal(values(picture), values(job.content))
+
+
+def test_the_look_of_a_stretched_proxy_renders_the_solved_picture_bit_for_bit(network: FeatureNetwork) -> None:
+    """96 x 58 instead of the photo's own 96 x 59, see ``shapes``."""
+    job = replace(stylize_job(), content=photo(250, 153, 3), content_labels=None)
+    picture, finished = stylized(network, job)
+    assert Look.from_bytes(finished.look).indices.shape == (58, 96)
+    assert values(picture).shape == (153, 250, 3)
+    assert rendered(network, finished.look, job) == picture
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("of numpy")])
+def test_without_memory_a_job_is_refused_with_advice(error: Exception) -> None:
+    refused = service_error(error)
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.retry_after_seconds > 0
+    assert str(error) in str(refused)
+    assert pickle.loads(pickle.dumps(refused)).retry_after_seconds == refused.retry_after_seconds
 
 
 def test_the_look_of_paper_mode_renders_its_picture_nearly(network: FeatureNetwork) -> None:

@@ -68,9 +68,14 @@ class Photo:
         stand for, with a kernel that never rings. Alpha is left out. Raises InvalidArgument if the file is damaged.
         """
         info = self.info
+        scale = min(1.0, edge_px / max(info.width_px, info.height_px))
+        return self.reduced(max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale)), profile)
+
+    def reduced(self, width: int, height: int, profile: bytes | None) -> NDArray[np.float32]:
+        """A proxy of this size, which is to have about the photo's aspect ratio; no side is enlarged."""
+        info, edge_px = self.info, max(width, height)
+        width, height = min(width, info.width_px), min(height, info.height_px)
         long_edge = max(info.width_px, info.height_px)
-        scale = min(1.0, edge_px / long_edge)
-        width, height = (max(1, round(edge * scale)) for edge in (info.width_px, info.height_px))
         if self.turned:
             width, height = height, width  # the photo is turned last, when it is small
         options = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from services.stylizer.core.edges import EdgeReference
+from services.stylizer.core.evaluator import Evaluator
 from services.stylizer.core.field import gamut_penalty
 from services.stylizer.core.losses import (
     LayerGoal,
@@ -164,6 +165,7 @@ class PictureObjective:
         palette: colours of the style.
         weights: of the terms.
         reference: relative style distance of the warm start.
+        evaluator: of the goal's network; None is one of its own.
 
     Departures from the paper, each measured in docs/experiments.md: the picture is clipped before it is compared, since
     colours outside 0..1 reach style that no photograph can show (the gradient outside comes from the gamut penalty);
@@ -172,8 +174,17 @@ class PictureObjective:
     energy per pixel, so that λ means the same at every size; the published code sums over its 700 px pictures.
     """
 
-    def __init__(self, goal: StyleGoal, I: Tensor, palette: Palette, weights: Weights, reference: float) -> None:
+    def __init__(
+        self,
+        goal: StyleGoal,
+        I: Tensor,
+        palette: Palette,
+        weights: Weights,
+        reference: float,
+        evaluator: Evaluator | None = None,
+    ) -> None:
         self.goal, self._palette, self._weights = goal, palette, weights
+        self._evaluate = evaluator or Evaluator(goal.trunk)
         self._reference = max(reference, _LEAST_REFERENCE)
         self._pixels = I.shape[1] * I.shape[2]
         self._laplacian = MattingLaplacian(I)
@@ -193,19 +204,25 @@ class PictureObjective:
         """
         free = smoothed(T, self._smoother, _MU, _STEPS)
         O = free.clamp(0, 1)
-        features = self.goal.trunk(O[None], self.goal.layers.all)
+        of_features, terms = self._evaluate(O, self.goal.layers.all, self._feature_terms)
+        per_pixel = matting_energy(O, self._laplacian) / self._pixels
+        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * (per_pixel + _ENERGY_FLOOR) ** _ENERGY_POWER
+        affine = affine.to(of_features.dtype)
+        edges = _EDGES_WEIGHT * (1 - self._edges.similarity(O))
+        gamut = _GAMUT_WEIGHT * gamut_penalty(free) + _PALETTE_WEIGHT * self._palette.penalty(O)
+        own = of_features.new_zeros(()) if smoothness is None else smoothness
+        total = of_features + affine + edges + own + gamut
+        style, content = terms
+        # one transfer: on a card each waits for everything that was asked of it before
+        values = torch.stack([each.detach() for each in (total, content, style, affine, own, gamut, edges)]).tolist()
+        return total, Losses(*values)
+
+    def _feature_terms(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Style and content, weighted: (2,)."""
         distance = (self.goal.relative_style(features) + _STYLE_FLOOR) / self._reference
         style = self._weights.style / _PAPER["style"] * _STYLE_SHARE * distance.sqrt()
         content = self._weights.content / _PAPER["content"] * _CONTENT_SHARE * self.goal.relative_content(features)
-        per_pixel = matting_energy(O, self._laplacian) / self._pixels
-        affine = self._weights.affine / _PAPER["affine"] * _AFFINE_SHARE * (per_pixel + _ENERGY_FLOOR) ** _ENERGY_POWER
-        affine = affine.to(style.dtype)
-        edges = _EDGES_WEIGHT * (1 - self._edges.similarity(O))
-        gamut = _GAMUT_WEIGHT * gamut_penalty(free) + _PALETTE_WEIGHT * self._palette.penalty(O)
-        own = style.new_zeros(()) if smoothness is None else smoothness
-        total = style + content + affine + edges + own + gamut
-        values = [float(term.detach()) for term in (total, content, style, affine, own, gamut, edges)]
-        return total, Losses(*values)
+        return torch.stack([style, content])
 
 
 def _size(F: Tensor) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.stylizer.core.checkpoint import Journal
+from services.stylizer.core.evaluator import Evaluator
 from services.stylizer.core.field import GRID_SHAPE
 from services.stylizer.core.local_affine import applied
 from services.stylizer.core.look import Look
@@ -102,6 +104,8 @@ class Transfer:
         content: regions of I.
         style: regions of S.
         related: labels that may stand in for a missing one, see :func:`match_labels`.
+        evaluator: of the trunk, shared with transfers that run in other threads; None is one of its own. What
+            ``mode = paper`` evaluates is never batched.
     """
 
     trunk: Trunk
@@ -111,6 +115,7 @@ class Transfer:
     content: Regions
     style: Regions
     related: Mapping[str, Sequence[str]]
+    evaluator: Evaluator | None = None
 
     def run(
         self,
@@ -180,7 +185,9 @@ class Transfer:
 
         levels = [level(plan) for plan in plans]
         budget = self.params.time_budget_seconds
-        solution = solve(levels, budget, on_progress, should_stop, State.warm_start(self.I.device), edge, journal)
+        start = State.warm_start(self.I.device)
+        with self.evaluator.solving() if self.evaluator else contextlib.nullcontext():
+            solution = solve(levels, budget, on_progress, should_stop, start, edge, journal)
         with torch.no_grad():
             look = replace(warm.look, grid=solution.state.grid)
             field = LookField(look, self.I)
@@ -259,7 +266,8 @@ class Transfer:
         I = _reduced(self.I, edge_px / max(self.I.shape[1:]))
         params = self.params
         weights = Weights(params.content_weight, params.style_weight, params.affine_weight)
-        return PictureObjective(goal, I, self._palette(matches, I.shape[1:]), weights, reference)
+        palette = self._palette(matches, I.shape[1:])
+        return PictureObjective(goal, I, palette, weights, reference, self.evaluator)
 
     def _reference(self, goal: StyleGoal, B: Tensor) -> float:
         with torch.no_grad():
