@@ -8,7 +8,6 @@ this job does.
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import threading
@@ -16,7 +15,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-import numpy as np
 import structlog
 import torch
 
@@ -24,16 +22,14 @@ from services.common.config import StylizerSettings
 from services.common.errors import ServiceError
 from services.common.images import ImageLimits
 from services.common.logs import bind_request_id, configure_logs
-from services.common.models import ModelError, embedded_models_dir, find_model, user_models_dir
-from services.stylizer.core.affine_render import render
+from services.common.models import ModelError
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.evaluator import Evaluator
-from services.stylizer.core.params import CHOICES, TransferParams
-from services.stylizer.core.transfer import Regions, Transfer
-from services.stylizer.features import FeatureNetwork, load_features, pick_device
+from services.stylizer.features import FeatureNetwork
 from services.stylizer.jobs import Ended, Failed, Job, Ready, WorkerEvent
 from services.stylizer.pipeline import Pipeline, service_error
 from services.stylizer.vitals import Vitals
+from services.stylizer.warm_up import warm_network
 
 __all__ = ["worker_main"]
 
@@ -139,7 +135,7 @@ def worker_main(settings: StylizerSettings, index: int, pipe: Connection, vitals
     configure_logs("stylizer.worker", settings)
     threads = ThreadPoolExecutor(settings.slots, "slot", initializer=_prepare_thread, initargs=(settings,))
     try:
-        network = threads.submit(_warm_network, settings, index).result()
+        network = threads.submit(warm_network, settings, index).result()
     except ModelError as error:
         pipe.send((0, Failed(error)))
         return
@@ -175,26 +171,3 @@ def _prepare_thread(settings: StylizerSettings) -> None:
     cores = settings.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // (settings.slots * settings.workers)))
     torch.set_flush_denormal(True)
-
-
-def _warm_network(settings: StylizerSettings, index: int) -> FeatureNetwork:
-    """Load the weights and run once through everything, so that the first request compiles nothing."""
-    device = pick_device(settings.device, index)
-    models_dir = settings.models_dir or user_models_dir()
-    model = find_model(models_dir, "features", settings.features_model, embedded_models_dir("features"))
-    if model is None:
-        raise ModelError("the package has lost its own feature network; install dpst anew or set DPST_MODELS_DIR")
-    network = load_features(model, device)
-    generator = torch.Generator().manual_seed(0)
-    I, S = (torch.rand(3, 96, 96, generator=generator).to(device) for _ in range(2))
-    regions = Regions(torch.zeros(96, 96, dtype=torch.uint8, device=device), ("all",))
-    for mode in CHOICES["mode"]:
-        params = TransferParams(mode=mode, max_evaluations=2)  # field: one on the grid, one on pixels
-        transfer = Transfer(network.trunk, params, I, S, regions, regions, {})
-        result = transfer.run(lambda _: None, lambda _: None, lambda: False)
-    for source, bit_depth in itertools.product((np.uint8, np.uint16), (8, 16)):
-        pixels = np.zeros((8, 8, 3), source)
-        render(result.outcome.coefficients, pixels, 1.0, "none", bit_depth, lambda: False)
-    info = network.info
-    _log.info("feature network is warm", model=info.name, device=info.device, description=info.description)
-    return network

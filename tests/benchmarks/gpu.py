@@ -1,13 +1,15 @@
 """How near the solver comes to what the machine can do: floors, evaluations, solves, rendering, on a card or a CPU.
 
     python -m tests.benchmarks.gpu [--device cuda:0|cpu] [--edges 256 512 700] [--megapixels 12 24 45]
-        [--paper-evaluations 2000] [--out docs/benchmarks]
+        [--slots 1 4 16] [--paper-evaluations 2000] [--out docs/benchmarks]
 
 First the machine: dense matrix products in each precision, and copies. Then one evaluation at each size, beside its two
 floors: operations (counted) over the product's rate, and bytes (of every operator's inputs and outputs, as if nothing
-were fused) over the copy's rate. Then solves at standard quality and, on the same photos, ``mode = paper``; then
-rendering. Photos are those of the demo, one region. Without a card use small sizes, e.g. ``--edges 128 --megapixels 3
---paper-evaluations 20``. Writes ``gpu.md`` and ``gpu.json``.
+were fused) over the copy's rate. Then solves at standard quality and, on the same photos, ``mode = paper``; then many
+solves at once, in so many threads as a worker has slots, which share the network (``core/evaluator.py``); then
+rendering. Memory stands beside what ``footprint.py`` foretells. Photos are those of the demo, one region. Without a
+card use small sizes, e.g. ``--edges 128 --slots 1 2 --megapixels 3 --paper-evaluations 20``. Writes ``gpu.md`` and
+``gpu.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +32,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from services.common.images import open_photo
+from services.common.images import OutputFormat, open_photo
 from services.common.models import embedded_models_dir, find_model
 from services.stylizer.core.affine_render import render
+from services.stylizer.core.evaluator import Evaluator
+from services.stylizer.core.local_affine import applied
 from services.stylizer.core.params import TransferParams
 from services.stylizer.core.transfer import Regions, Transfer
 from services.stylizer.core.variables import PixelProblem, State
 from services.stylizer.features import FeatureNetwork, load_features
+from services.stylizer.footprint import predicted
+from services.stylizer.jobs import StylizeJob
 from tests.benchmarks.machine import described, models_dir
 from tests.benchmarks.pairs import LIMITS, ROOT, tensor
 from tests.demo import CONTENT, STYLE
 
-__all__ = ["Evaluation", "Machine", "Solve", "evaluation", "machine", "rendered", "report", "solved", "transfer"]
+__all__ = [
+    "Evaluation",
+    "Machine",
+    "Solve",
+    "Throughput",
+    "evaluation",
+    "machine",
+    "rendered",
+    "report",
+    "solved",
+    "throughput",
+    "transfer",
+]
 
 _REPEATS = 7
 _KINDS = {
@@ -99,6 +118,32 @@ class Solve:
     paper_evaluations: int
     paper_style: float
     paper_affine: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Solves at standard quality, so many at a time, the same photos.
+
+    Attributes:
+        edge_px: long edge.
+        slots: solves at a time, and most pictures in a batch.
+        per_second: solves.
+        batch: mean number of pictures in the batch that an evaluation was made in.
+        peak_bytes: of the card's memory beyond the network; 0 on a CPU.
+        foretold_bytes: what admission would count for these solves.
+        difference: mean difference of the pictures from the one that was solved alone, 0..1.
+        largest: the largest of a channel of a pixel. L-BFGS makes much of the last bit of a sum: even the same solve in
+            another thread, whose arrays begin at other addresses, ends a little elsewhere.
+    """
+
+    edge_px: int
+    slots: int
+    per_second: float
+    batch: float
+    peak_bytes: int
+    foretold_bytes: int
+    difference: float
+    largest: float
 
 
 def _finished(device: torch.device) -> None:
@@ -232,6 +277,48 @@ def _run(job: Transfer) -> tuple[float, int, float, float]:
     return seconds, result.outcome.evaluations, result.quality.style_relative, result.quality.affine_per_pixel_e6
 
 
+def throughput(network: FeatureNetwork, edge_px: int, slots: int) -> Throughput:
+    """Measure ``slots`` solves at a time until each slot has made three, of which the first does not count."""
+    device = network.device
+    alone = _picture(transfer(network, edge_px))
+    evaluator = Evaluator(network.trunk, slots)
+    job = replace(transfer(network, edge_px), evaluator=evaluator)
+    before = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with ThreadPoolExecutor(slots) as threads:
+        list(threads.map(_picture, [job] * slots))
+        evaluator.batches.clear()
+        _finished(device)
+        began = time.perf_counter()
+        pictures = list(threads.map(_picture, [job] * 2 * slots))
+        _finished(device)
+        seconds = time.perf_counter() - began
+    evaluations = sum(size * count for size, count in evaluator.batches.items())
+    squares = sum(size**2 * count for size, count in evaluator.batches.items())
+    of_one = predicted(_as_sent(job), network.info.name, on_card=True).card
+    return Throughput(
+        edge_px,
+        slots,
+        2 * slots / seconds,
+        squares / evaluations if evaluations else 1.0,
+        torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0,
+        slots * of_one,
+        float((torch.stack(pictures) - alone).abs().mean()),
+        float((torch.stack(pictures) - alone).abs().max()),
+    )
+
+
+def _picture(job: Transfer) -> Tensor:
+    result = job.run(lambda _: None, lambda _: None, lambda: False)
+    return applied(result.outcome.coefficients, job.I).clamp(0, 1)
+
+
+def _as_sent(job: Transfer) -> StylizeJob:
+    return StylizeJob("", b"", b"", None, None, job.params, OutputFormat(), job.I[0].numel())
+
+
 def rendered(device: torch.device, megapixels: int) -> float:
     """Seconds to render noise of so many megapixels, 8 bits, by maps of a solve at 1024 px."""
     width = round((megapixels * 1.5e6) ** 0.5)
@@ -245,6 +332,7 @@ def report(
     network: str,
     evaluations: Sequence[Evaluation],
     solves: Sequence[Solve],
+    throughputs: Sequence[Throughput],
     renders: Mapping[int, float],
     command: str,
 ) -> list[str]:
@@ -280,6 +368,20 @@ def report(
             for s in solves
         ),
         "",
+        "## Many solves at once",
+        "Differences are those of pictures, in levels of 255, from the one that was solved alone.",
+        "",
+        "| long edge | slots | solves/s | times one slot | mean batch | peak MiB | foretold MiB | mean difference "
+        "| largest |",
+        f"|{'---|' * 9}",
+        *(
+            f"| {t.edge_px} px | {t.slots} | {t.per_second:.2f} "
+            f"| {t.per_second / _first(throughputs, t).per_second:.2f} | {t.batch:.1f} | {t.peak_bytes / 2**20:.0f} "
+            f"| {t.foretold_bytes / 2**20:.0f} | {255 * t.difference:.2f} "
+            f"| {255 * t.largest:.1f} |"
+            for t in throughputs
+        ),
+        "",
         "## Rendering, 8 bits",
         "| MP | ms |",
         "|---|---|",
@@ -288,11 +390,16 @@ def report(
     ]
 
 
+def _first(throughputs: Sequence[Throughput], like: Throughput) -> Throughput:
+    return next(each for each in throughputs if each.edge_px == like.edge_px)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--edges", type=int, nargs="+", default=[256, 512, 700])
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--megapixels", type=int, nargs="+", default=[12, 24, 45])
     parser.add_argument("--paper-evaluations", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
@@ -304,18 +411,24 @@ def main() -> None:
     found = machine(device, 8192 if device.type == "cuda" else 1024)
     evaluations = [evaluation(network, edge, found) for edge in options.edges]
     solves = [solved(network, edge, options.paper_evaluations) for edge in options.edges]
+    throughputs = [throughput(network, edge, slots) for edge in options.edges for slots in options.slots]
     renders = {megapixels: rendered(device, megapixels) for megapixels in options.megapixels}
-    command = (
-        f"python -m tests.benchmarks.gpu --device {options.device} --edges {' '.join(map(str, options.edges))} "
-        f"--megapixels {' '.join(map(str, options.megapixels))} --paper-evaluations {options.paper_evaluations}"
+    lists = {"edges": options.edges, "slots": options.slots, "megapixels": options.megapixels}
+    command = " ".join(
+        [
+            f"python -m tests.benchmarks.gpu --device {options.device}",
+            *(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items()),
+            f"--paper-evaluations {options.paper_evaluations}",
+        ]
     )
-    lines = report(found, f"{model.name}/{model.version}", evaluations, solves, renders, command)
+    lines = report(found, f"{model.name}/{model.version}", evaluations, solves, throughputs, renders, command)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.md").write_text("\n".join(lines), encoding="utf-8")
     record = {
         "machine": asdict(found),
         "evaluations": [asdict(each) for each in evaluations],
         "solves": [asdict(each) for each in solves],
+        "throughputs": [asdict(each) for each in throughputs],
         "render_seconds": renders,
     }
     (options.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -89,13 +89,14 @@ def main() -> None:
 
 def _child(case: Case, models_dir: Path) -> None:
     from services.stylizer.pipeline import Pipeline
-    from services.stylizer.worker import _prepare_thread, _warm_network
+    from services.stylizer.warm_up import warm_network
+    from services.stylizer.worker import _prepare_thread
 
     settings = StylizerSettings(
         device="cpu", models_dir=None if case.network == "builtin" else models_dir, features_model=case.network
     )
     _prepare_thread(settings)
-    network = _warm_network(settings, 0)
+    network = warm_network(settings, 0)
     warm = _peak()
     Pipeline(network, ImageLimits.of(settings), lambda _: None, lambda: False).run(_job(case))
     print(json.dumps([warm, _peak()]))

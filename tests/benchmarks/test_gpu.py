@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from services.stylizer.features import FeatureNetwork
-from tests.benchmarks.gpu import evaluation, machine, rendered, report, solved
+from tests.benchmarks.gpu import evaluation, machine, rendered, report, solved, throughput
 from tests.benchmarks.pairs import feature_network
 from tests.demo import CONTENT, STYLE
 
@@ -32,11 +32,23 @@ def test_an_evaluation_is_above_both_its_floors(network: FeatureNetwork) -> None
     assert 2.5 < large.bytes / small.bytes < 5
 
 
+def test_solves_at_once_meet_and_differ_little_from_one_alone(network: FeatureNetwork) -> None:
+    one, two = (throughput(network, 96, slots) for slots in (1, 2))
+    assert one.batch == 1
+    assert 1.2 < two.batch <= 2
+    for each in (one, two):
+        assert each.difference < 1.5 / 255, "0.6 with one slot at so few pixels: what rounding alone makes of it"
+        assert each.difference < each.largest < 16 / 255
+    assert two.foretold_bytes == 2 * one.foretold_bytes > 0
+
+
 def test_the_report_has_a_row_of_each(network: FeatureNetwork) -> None:
     found = machine(CPU, 128)
     solve = solved(network, 64, 2)
     assert (solve.edge_px, solve.paper_evaluations) == (64, 2)
     assert solve.evaluations > 2
-    lines = report(found, "student", [evaluation(network, 64, found)], [solve], {1: rendered(CPU, 1)}, "command")
-    assert len([line for line in lines if line.startswith("| 64 px")]) == 2
+    throughputs = [throughput(network, 64, slots) for slots in (1, 2)]
+    evaluations, renders = [evaluation(network, 64, found)], {1: rendered(CPU, 1)}
+    lines = report(found, "student", evaluations, [solve], throughputs, renders, "command")
+    assert len([line for line in lines if line.startswith("| 64 px")]) == 4
     assert any(line.startswith("| 1 |") for line in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
 
@@ -22,10 +22,13 @@ from services.stylizer.core import affine_strip, cross_bilateral, matting_kernel
 from services.stylizer.core.errors import CheckpointError
 from services.stylizer.core.look import Look
 from services.stylizer.core.params import TransferParams
+from services.stylizer.core.student import Student
 from services.stylizer.features import FeatureNetwork
 from services.stylizer.jobs import Checkpointed, Finished, Iterated, Picture, RenderJob, StylizeJob, WorkerEvent
 from services.stylizer.pipeline import Pipeline, service_error
-from services.stylizer.worker import _prepare_thread, _warm_network
+from services.stylizer.shapes import camera_shapes
+from services.stylizer.warm_up import try_shapes, warm_network
+from services.stylizer.worker import _prepare_thread
 
 WIDTH, HEIGHT = 120, 90
 LIMITS = ImageLimits.of(StylizerSettings())
@@ -40,7 +43,7 @@ def network() -> Iterator[FeatureNetwork]:
         threads = torch.get_num_threads()
         settings = StylizerSettings(device="cpu", threads=threads)
         _prepare_thread(settings)
-        yield _warm_network(settings, 0)
+        yield warm_network(settings, 0)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
 
@@ -195,3 +198,16 @@ def compiled() -> dict[str, int]:
     modules: tuple[ModuleType, ...] = (affine_strip, cross_bilateral, matting_kernels)
     kernels = {f"{module.__name__}.{name}": value for module in modules for name, value in vars(module).items()}
     return {name: len(kernel.signatures) for name, kernel in kernels.items() if is_jitted(kernel)}
+
+
+def test_every_size_of_a_camera_is_tried_once(network: FeatureNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[int, int]] = set()
+    forward = Student.forward
+
+    def noting(trunk: Student, O: torch.Tensor, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+        seen.add((O.shape[3], O.shape[2]))
+        return forward(trunk, O, layers)
+
+    monkeypatch.setattr(Student, "forward", noting)
+    assert try_shapes(network, 96) == 11
+    assert set(camera_shapes(96)) <= seen

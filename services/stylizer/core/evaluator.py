@@ -212,5 +212,6 @@ def _batch(trunk: Trunk, batch: Sequence[_Asked]) -> list[tuple[Tensor, Tensor]]
         features = trunk(pictures, batch[0].layers)
         single = {name: torch.split(F, 1) for name, F in features.items()}
         terms = [asked.terms({name: F[n] for name, F in single.items()}) for n, asked in enumerate(batch)]
-        (gradients,) = torch.autograd.grad(torch.cat(terms).sum(), pictures)
-    return [(values.detach(), gradient) for values, gradient in zip(terms, gradients, strict=True)]
+        torch.cat(terms).sum().backward()  # type: ignore[no-untyped-call]
+    assert pictures.grad is not None, "backward has filled it"  # noqa: S101
+    return [(values.detach(), gradient) for values, gradient in zip(terms, pictures.grad, strict=True)]
