@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from services.stylizer.features import FeatureNetwork
-from tests.benchmarks.gpu import evaluation, machine, rendered, report, solved, throughput
+from tests.benchmarks.card.accuracy import accuracies
+from tests.benchmarks.card.evaluation import evaluation
+from tests.benchmarks.card.rates import machine
+from tests.benchmarks.card.report import report
+from tests.benchmarks.card.solves import solved, throughput
+from tests.benchmarks.gpu import rendered
 from tests.benchmarks.pairs import feature_network
 from tests.demo import CONTENT, STYLE
 
@@ -42,6 +47,15 @@ def test_solves_at_once_meet_and_differ_little_from_one_alone(network: FeatureNe
     assert two.foretold_bytes == 2 * one.foretold_bytes > 0
 
 
+def test_half_precision_is_less_accurate_than_single(network: FeatureNetwork) -> None:
+    single, half = accuracies(network, 96)
+    assert (single.precision, half.precision) == ("fp32", "bf16")
+    assert single.value < 1e-4
+    assert single.gradient < 1e-2
+    assert 1e-3 < half.gradient < 0.5
+    assert half.cosine > 0.9
+
+
 def test_the_report_has_a_row_of_each(network: FeatureNetwork) -> None:
     found = machine(CPU, 128)
     solve = solved(network, 64, 2)
@@ -49,6 +63,7 @@ def test_the_report_has_a_row_of_each(network: FeatureNetwork) -> None:
     assert solve.evaluations > 2
     throughputs = [throughput(network, 64, slots) for slots in (1, 2)]
     evaluations, renders = [evaluation(network, 64, found)], {1: rendered(CPU, 1)}
-    lines = report(found, "student", evaluations, [solve], throughputs, renders, "command")
-    assert len([line for line in lines if line.startswith("| 64 px")]) == 4
+    accurate = accuracies(network, 64)
+    lines = report(found, "student", evaluations, accurate, [solve], throughputs, renders, "command")
+    assert len([line for line in lines if line.startswith("| 64 px")]) == 6
     assert any(line.startswith("| 1 |") for line in lines)
