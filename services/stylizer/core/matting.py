@@ -42,9 +42,6 @@ EPSILON = 1e-7
 LARGEST_EIGENVALUE: Final = 9.0
 """Bound on the eigenvalues of every matting Laplacian with 3x3 windows."""
 
-_ROWS: Final = ((0, 1, 2), (1, 3, 4), (2, 4, 5))
-"""Rows of a symmetric matrix in the order of ``PAIRS``."""
-
 _TINY: Final = 1e-300
 """Keeps 0 / 0 out of conjugate gradients that have arrived."""
 
@@ -73,7 +70,7 @@ class MattingLaplacian:
 
     Only the guide is kept, 3 floats a pixel. On the CPU the windows' covariances are made anew in every product, see
     ``matting_kernels``; there the same argument gives the same bits with any number of threads, of which at most
-    ``torch.get_num_threads()`` work. On other devices the products are torch expressions, and 6 more floats are kept.
+    ``torch.get_num_threads()`` work. On other devices the products are torch expressions, and 17 doubles more are kept.
 
     Arguments may be of any float dtype and results have the same; the arithmetic is float64.
 
@@ -102,11 +99,11 @@ class MattingLaplacian:
         Returns:
             a: (C, 3, H-2, W-2) and b: (C, H-2, W-2), float64.
         """
-        I, x = self._I.double(), x.double()
-        mean, mean_x = box_mean(I), box_mean(x)
-        cov = box_mean(x[:, None] * I[None]) - mean_x[:, None] * mean[None]
-        a = torch.stack([dot(cov, self._inverse[list(row)]) for row in _ROWS], dim=1)
-        return a, mean_x - dot(a, mean)
+        means = functional.avg_pool2d(x.double()[:, None] * self._extended, 3, 1)
+        mean_x = means[:, 3]
+        cov = torch.addcmul(means[:, :3], means[:, 3:], self._mean, value=-1)
+        a = dot(cov[:, :, None].expand(-1, -1, 3, -1, -1), self._inverse)
+        return a, _less_dot(mean_x, a, self._mean)
 
     def apply(self, x: Tensor) -> Tensor:
         """The product M x for each channel: (C, H, W) to the same shape."""
@@ -114,10 +111,16 @@ class MattingLaplacian:
         return product[: len(x)].to(x.dtype)
 
     def apply_unfused(self, x: Tensor) -> Tensor:
-        """The same product as torch expressions, for devices without the compiled loops and as their reference."""
-        a, b = self.fit(x)
-        count = _spread(torch.ones_like(b[0]))
-        return (count * x.double() - dot(_spread(a), self._I.double()) - _spread(b)).to(x.dtype)
+        """The same product as torch expressions, for devices without the compiled loops and as their reference.
+
+        As few operators as can be, since on a card each is a launch that costs more than its arithmetic.
+        """
+        exact = x.double()
+        a, b = self.fit(exact)
+        of_windows = torch.cat([a, b[:, None]], dim=1)
+        spread = functional.avg_pool2d(functional.pad(of_windows, (2, 2, 2, 2)), 3, 1, divisor_override=1)
+        product = _less_dot(torch.addcmul(spread[:, 3].neg(), self._count, exact), spread[:, :3], self._extended[:3])
+        return product.to(x.dtype)
 
     def energy(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Σ over channels of xᵀ M x, a float64 scalar, and its gradient 2 M x, in one pass."""
@@ -182,13 +185,26 @@ class MattingLaplacian:
         return x[: len(T)].to(T.dtype)
 
     @cached_property
+    def _extended(self) -> Tensor:
+        """The guide and a channel of ones: (4, H, W) float64."""
+        return torch.cat([self._I, torch.ones_like(self._I[:1])]).double()
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Of the guide in every window: (3, H-2, W-2) float64."""
+        return box_mean(self._extended[:3])
+
+    @cached_property
     def _inverse(self) -> Tensor:
-        """(Σ + ε/9)⁻¹ of every window: (6, H-2, W-2) float64 in the order of ``PAIRS``."""
-        I = self._I.double()
-        mean = box_mean(I)
+        """(Σ + ε/9)⁻¹ of every window: (3, 3, H-2, W-2) float64."""
+        I, mean = self._extended, self._mean
         cov = torch.stack([box_mean(I[i] * I[j]) - mean[i] * mean[j] for i, j in PAIRS])
-        full = inverse(cov, self._epsilon / 9)
-        return torch.stack([full[i, j] for i, j in PAIRS])
+        return inverse(cov, self._epsilon / 9)
+
+    @cached_property
+    def _count(self) -> Tensor:
+        """In how many windows each pixel is: (H, W) float64."""
+        return _spread(torch.ones_like(self._mean[0]))
 
     def _prepared(self, x: Tensor) -> Tensor:
         """As :meth:`_combine` takes it: detached, float32 or float64, contiguous, on the CPU 3, 6, ... channels."""
@@ -234,6 +250,13 @@ class MattingLaplacian:
                 torch.get_num_threads(),
             )
         return out, partial.sum(dim=2).sum(dim=1)
+
+
+def _less_dot(x: Tensor, a: Tensor, v: Tensor) -> Tensor:
+    """``x`` less ``dot(a, v)``: (C, H, W), (C, 3, H, W) and (3, H, W) give (C, H, W)."""
+    for n in range(3):
+        x = torch.addcmul(x, a[:, n], v[n], value=-1)
+    return x
 
 
 def _plain(x: Tensor) -> Tensor:

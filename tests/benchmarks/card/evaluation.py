@@ -18,7 +18,7 @@ from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.card.photos import transfer
 from tests.benchmarks.card.rates import Machine, finished, median_seconds
 
-__all__ = ["Evaluation", "evaluation"]
+__all__ = ["Evaluation", "Moved", "evaluation"]
 
 _KINDS = {
     "convolution": ("convolution", "conv2d", "conv_"),

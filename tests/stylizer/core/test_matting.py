@@ -10,6 +10,7 @@ from torch import Tensor
 
 from services.stylizer.core.matting import MattingLaplacian, assembled_laplacian, matting_energy
 from services.stylizer.core.quality import affine_energy_map
+from tests.benchmarks.card.evaluation import Moved
 
 TILE_BORDERS = [(3, 119), (4, 120), (5, 121), (20, 122), (7, 123), (6, 239), (3, 243)]
 """Widths about those at which the compiled loops begin another tile."""
@@ -133,14 +134,23 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, threads: 
         assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
 
 
-def test_keeps_at_most_ten_floats_a_pixel() -> None:
+def test_keeps_the_guide_only_and_for_fits_seventeen_numbers_a_pixel() -> None:
     laplacian, x = MattingLaplacian(random_picture(30, 40)), random_picture(30, 40, 1)
     laplacian.energy(laplacian.smooth(laplacian.chebyshev_smooth(laplacian.apply(x), 3.0, 2), 3.0, 2))
     kept = [value for value in vars(laplacian).values() if isinstance(value, Tensor)]
     assert sum(value.numel() for value in kept) == 3 * 30 * 40
     laplacian.fit(x)
     kept = [value for value in vars(laplacian).values() if isinstance(value, Tensor)]
-    assert sum(value.numel() for value in kept) <= 10 * 30 * 40
+    assert sum(value.numel() for value in kept) <= (3 + 17) * 30 * 40
+
+
+def test_a_product_without_compiled_loops_is_few_operators() -> None:
+    """On a card each of them is a launch, and a solve makes seventeen products an evaluation."""
+    laplacian, x = MattingLaplacian(random_picture(30, 40)), random_picture(30, 40, 1)
+    laplacian.apply_unfused(x)
+    with Moved() as operators:
+        laplacian.apply_unfused(x)
+    assert operators.count <= 20
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
