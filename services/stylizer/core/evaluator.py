@@ -167,16 +167,21 @@ class Evaluator:
 
     def _run(self, queue: _Queue, batch: Sequence[_Asked]) -> None:
         began = time.monotonic()
-        answers = _answers(self.trunk, batch)
-        with self._changed:
-            for asked, answer in zip(batch, answers, strict=True):
-                asked.answer, asked.together = answer, len(batch)
-            queue.running -= 1
-            queue.ended = time.monotonic()
-            queue.seconds = queue.ended - began
-            self._busy -= len(batch)
-            self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
-            self._changed.notify_all()
+        answers: Sequence[tuple[Tensor, Tensor] | Exception] = [RuntimeError("the evaluation was given up")] * len(
+            batch
+        )
+        try:
+            answers = _answers(self.trunk, batch)
+        finally:  # nobody waits for ever, whatever happens to this thread
+            with self._changed:
+                for asked, answer in zip(batch, answers, strict=True):
+                    asked.answer, asked.together = answer, len(batch)
+                queue.running -= 1
+                queue.ended = time.monotonic()
+                queue.seconds = queue.ended - began
+                self._busy -= len(batch)
+                self.batches[len(batch)] = self.batches.get(len(batch), 0) + 1
+                self._changed.notify_all()
 
 
 class _Evaluated(torch.autograd.Function):

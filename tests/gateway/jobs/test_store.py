@@ -13,20 +13,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from dpst.v1 import image_pb2, jobs_pb2, look_pb2
+from dpst.v1 import jobs_pb2
 from google.rpc import status_pb2
 
 from gateway.jobs.jetstream.connection import Connection
-from gateway.jobs.jetstream.records import Held
 from gateway.jobs.jetstream.store import JetStreamStore
 from gateway.jobs.sqlite import SqliteStore
-from gateway.jobs.store import ENDED, KEPT_ITERATIONS, Event, JobStore, Outcome, Policy, Submission, Verdict
+from gateway.jobs.store import KEPT_ITERATIONS, Event, JobStore, Policy, Verdict
 from services.common.errors import InvalidArgument, Unavailable
-from tests.nats_server import NatsServer
+from tests.gateway.jobs.made import BUSY, POLICY, claimed, done, job, state
 
-POLICY = Policy(lease_seconds=5, attempts=3, patience_seconds=1000, keep_seconds=1000)
 ALL = tuple(number for number in jobs_pb2.TransferState.values() if number)
-BUSY = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="the stylizer is away")
 
 Opener = Callable[[], JobStore]
 
@@ -55,31 +52,6 @@ def store(opened: Opener) -> JobStore:
     return opened()
 
 
-def job(number: int = 0, **fields: object) -> Submission:
-    name = f"operations/{number:03d}"
-    made = Submission(name, "ann", f"r{number}", "print", 1, f"transfer {number}".encode(), (f"ref{number}", "shared"))
-    return replace(made, **fields)  # type: ignore[arg-type]
-
-
-async def patiently(call: Callable[[], Awaitable[str]]) -> str:
-    """What a call gives once it is answered, as a caller does who is told to come back."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await call()
-            except Unavailable:
-                await asyncio.sleep(0.1)
-
-
-async def claimed(store: JobStore, policy: Policy = POLICY):
-    """The next job; one that was given back may take a server a moment."""
-    async with asyncio.timeout(5):
-        while True:
-            if (claim := await store.claim(policy)) is not None:
-                return claim
-            await asyncio.sleep(0.01)
-
-
 async def given_up(store: JobStore, policy: Policy = POLICY, becomes: str = "DEAD") -> None:
     """The one job that there is becomes this when somebody would claim it, and nobody gets it."""
     async with asyncio.timeout(5):
@@ -88,18 +60,6 @@ async def given_up(store: JobStore, policy: Policy = POLICY, becomes: str = "DEA
             if await state(store, "operations/000") == becomes:
                 return
             await asyncio.sleep(0.01)
-
-
-def done(ref: str = "picture") -> Outcome:
-    result = jobs_pb2.TransferResult(picture=image_pb2.Image(ref=ref))
-    return Outcome(jobs_pb2.TRANSFER_STATE_DONE, result=result, refs=(ref,))
-
-
-async def state(store: JobStore, name: str) -> str:
-    record = await store.get(name, "ann")
-    assert record is not None
-    assert (record.outcome is not None) == (record.metadata.state in ENDED)
-    return jobs_pb2.TransferState.Name(record.metadata.state).removeprefix("TRANSFER_STATE_")
 
 
 async def test_a_job_from_its_submission_to_its_end(opened: Opener) -> None:
@@ -387,107 +347,3 @@ async def test_many_gateways_share_jobs_without_doing_one_twice(opened: Opener) 
         await asyncio.gather(*tasks, *(works(store) for store in stores))
     assert set(done_by.values()) == {1}
     assert len(done_by) == 60
-
-
-async def test_a_server_that_is_away_is_said_and_what_it_kept_is_there_again(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path)
-    away = JetStreamStore(Connection(["nats://127.0.0.1:9"], None, 1, "dpst"))
-    with pytest.raises(Unavailable, match="the store of submitted transfers fails: NATS: "):
-        await away.submit(job())
-    await away.close()
-    server.start()
-    store = JetStreamStore(Connection([server.url], None, 1, "dpst"))
-    try:
-        patient = replace(POLICY, lease_seconds=30)
-        await store.submit(job(0))
-        await store.submit(job(1))
-        claim = await claimed(store, patient)
-        server.stop()
-        with pytest.raises(Unavailable, match="NATS"):
-            await store.get(claim.name, "ann")
-        server.start()
-        assert await patiently(lambda: state(store, claim.name)) == "RUNNING"
-        assert await store.beat(claim, patient, claim.metadata, [Event(1, b"one")], b"half") is Verdict.GO_ON
-        assert await store.end(claim, claim.metadata, done())
-        assert (await claimed(store, patient)).name == "operations/001"
-        assert await store.claim(patient) is None
-        assert await store.waiting() == (0, 0.0)
-    finally:
-        await store.close()
-        server.stop()
-
-
-async def test_a_second_message_of_a_job_does_not_double_it(nats: NatsServer) -> None:
-    """As there is after a repeated submission, or when a killed server has forgotten what it delivered."""
-    prefix = f"p{uuid.uuid4().hex}"
-    connection = Connection([nats.url], None, 1, prefix)
-    store = JetStreamStore(connection)
-    await store.submit(job(priority=1))
-    claim = await claimed(store)
-    await (await connection.jetstream()).publish(f"{prefix}.work.1", b"000")
-    for _ in range(5):
-        assert await store.claim(POLICY) is None
-    assert await store.beat(claim, POLICY, claim.metadata, [], None) is Verdict.GO_ON
-    await store.give_back(claim, 0, BUSY, counts=False)
-    again = await claimed(store)
-    assert again.token == claim.token + 1
-    assert await store.claim(POLICY) is None
-    assert await store.end(again, again.metadata, done())
-    assert await store.claim(POLICY) is None
-    await store.close()
-
-
-async def test_a_message_that_is_faster_than_its_record_is_not_lost(
-    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = JetStreamStore(Connection([nats.url], None, 1, f"p{uuid.uuid4().hex}"))
-    await store.submit(job())
-    read, reads = store._read, 0
-
-    async def late(name: str) -> Held | None:
-        nonlocal reads
-        reads += 1
-        return None if reads == 1 else await read(name)  # made by another gateway right after it was looked for
-
-    monkeypatch.setattr(store, "_read", late)
-    assert await store.claim(POLICY) is None
-    assert (await claimed(store)).name == "operations/000"
-    await store.close()
-
-
-async def test_a_bucket_of_a_later_version_is_left_alone(nats: NatsServer) -> None:
-    connection = Connection([nats.url], None, 1, "later")
-    store = JetStreamStore(connection)
-    await store.submit(job())
-    bucket = await (await connection.jetstream()).key_value("later-jobs")
-    await bucket.put("version", b"2")
-    await store.close()
-    again = JetStreamStore(Connection([nats.url], None, 1, "later"))
-    with pytest.raises(Unavailable, match="has version 2, this gateway knows 1"):
-        await again.submit(job(1))
-    await again.close()
-
-
-async def test_what_a_message_cannot_hold_is_kept_too(nats: NatsServer) -> None:
-    large = bytes(range(256)) * 12_000
-    connection = Connection([nats.url], None, 1, f"p{uuid.uuid4().hex}")
-    store = JetStreamStore(connection)
-    await store.submit(job(transfer=large))
-    claim = await claimed(store)
-    assert claim.transfer == large
-    for sequence, progress in ((1, large[::-1]), (2, large[1:])):
-        claim.metadata.sequence = sequence
-        await store.beat(claim, POLICY, claim.metadata, [], progress)
-    await store.give_back(claim, 0, BUSY, counts=False)
-    again = await claimed(store)
-    assert again.progress == large[1:]
-    result = jobs_pb2.TransferResult(look=look_pb2.Look(data=large))
-    await store.end(again, again.metadata, Outcome(jobs_pb2.TRANSFER_STATE_DONE, result=result))
-    record = await store.get(claim.name, "ann")
-    assert record is not None
-    assert record.outcome is not None
-    assert record.outcome.result == result
-    assert await store.delete(claim.name, "ann")
-    left = await (await connection.jetstream()).stream_info(f"OBJ_{connection.prefix}-values")
-    assert left.state.messages == 0, "not even a marker"
-    await store.close()

@@ -125,6 +125,20 @@ def test_a_picture_that_fails_fails_alone(threads: ThreadPoolExecutor) -> None:
     torch.testing.assert_close(answers[2].result(timeout=60)[0], wanted)
 
 
+def test_a_thread_that_is_interrupted_leaves_nobody_waiting(threads: ThreadPoolExecutor) -> None:
+    def interrupted(features: Mapping[str, Tensor]) -> Tensor:
+        raise KeyboardInterrupt
+
+    evaluator = Evaluator(TRUNK, 2)
+    with evaluator.solving(), evaluator.solving():
+        answers = [
+            threads.submit(evaluator.evaluated, photo(n), LAYERS, each) for n, each in enumerate((terms, interrupted))
+        ]
+        errors = [answer.exception(timeout=60) for answer in answers]
+    assert any(isinstance(error, KeyboardInterrupt) for error in errors), "in the thread that had the batch"
+    assert evaluator.evaluated(photo(0), LAYERS, terms)[0].isfinite().all()
+
+
 def smooth(seed: int, height: int, width: int) -> Tensor:
     coarse = photo(seed, height // 8, width // 8)
     return torch.nn.functional.interpolate(coarse[None], size=(height, width), mode="bilinear")[0]
