@@ -9,7 +9,8 @@ confidence rule did. Writes ``docs/benchmarks/label-maps.md`` and ``.json``; con
 hand-made) go to ``build/benchmarks/label_maps/``, for the pairs' pictures are not ours to publish.
 
 ``--agreement`` compares the other networks' grouped labels with the first one's, before the confidence rule, on the
-photos that the split's list "held_out" names under ``../shared/data/photos``.
+photos that the split's list "held_out" names under ``../shared/data/photos``: by name, and by matching of regions as
+with hand-made maps.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from services.segmentation.options import Options
 from services.segmentation.sampling import fitted_size
 from services.segmentation.segmenter import segment
 from services.segmentation.views import View, averaged
-from tests.benchmarks.label_scores import Score, pooled, score
+from tests.benchmarks.label_scores import Score, matched_share, pooled, score
 from tests.benchmarks.label_sheets import Panel, write_label_sheet
 from tests.benchmarks.machine import described, models_dir, pairs_dir
 from tests.benchmarks.pairs import BUILD, LIMITS, ROOT, pair_names
@@ -144,25 +145,28 @@ def _photo_rows(pair: str, part: str, networks: Sequence[Network], variants: Seq
     return rows
 
 
-def _agreements(networks: Sequence[Network], split: Path, photos: Path) -> dict[str, float]:
-    """Share of the held-out photos' pixels on which each other network's grouped label is the first one's."""
+def _agreements(networks: Sequence[Network], split: Path, photos: Path) -> dict[str, tuple[float, float]]:
+    """Share of the held-out photos' pixels on which each other network's grouped label is the first one's.
+
+    Then the same with regions matched one to one, whatever their names.
+    """
     names = json.loads(split.read_text(encoding="utf-8"))["held_out"]
-    shares: dict[str, list[float]] = {network.model.name: [] for network in networks[1:]}
+    shares: dict[str, list[tuple[float, float]]] = {network.model.name: [] for network in networks[1:]}
     for name in names:
         photo = open_photo((photos / name).read_bytes(), name, LIMITS)
         first, *others = (_grouped(photo, network) for network in networks)
         for network, labels in zip(networks[1:], others, strict=True):
-            shares[network.model.name].append(float((labels == first).mean()))
-    return {name: float(np.mean(each)) for name, each in shares.items()}
+            shares[network.model.name].append((float((labels == first).mean()), matched_share(labels, first)))
+    means = {name: np.mean(rows, axis=0).tolist() for name, rows in shares.items()}
+    return {name: (by_name, matched) for name, (by_name, matched) in means.items()}
 
 
-def _grouped(photo: Photo, network: Network) -> NDArray[np.intp]:
+def _grouped(photo: Photo, network: Network) -> NDArray[np.uint8]:
     pixels = photo.proxy(network.input_edge_px, None)
     size = network.input_size(pixels.shape[1], pixels.shape[0])
     probabilities = averaged([View(network.logits(pixels), *size, network.align_corners)], network.labels)
-    return probabilities.at_size(*fitted_size(photo.info.width_px, photo.info.height_px, _AGREEMENT_EDGE_PX)).argmax(
-        axis=0
-    )
+    size = fitted_size(photo.info.width_px, photo.info.height_px, _AGREEMENT_EDGE_PX)
+    return probabilities.at_size(*size).argmax(axis=0).astype(np.uint8)
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -176,7 +180,7 @@ def _command(options: argparse.Namespace) -> str:
     return " ".join([*words, "--agreement"] if options.agreement else words)
 
 
-def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str) -> list[str]:
+def _document(rows: Sequence[Row], agreements: Mapping[str, tuple[float, float]], command: str) -> list[str]:
     lines = [
         "# Label maps beside hand-made ones",
         "",
@@ -204,11 +208,11 @@ def _document(rows: Sequence[Row], agreements: Mapping[str, float], command: str
         lines += [
             "",
             f"Share of the held-out photos' pixels, at {_AGREEMENT_EDGE_PX} px, on which a network's most probable",
-            "common label is the first network's, before the confidence rule:",
+            "common label is the first network's, before the confidence rule; and with regions matched one to one:",
             "",
-            "| network | agreement |",
-            "|---|---|",
-            *(f"| {name} | {share:.1%} |" for name, share in agreements.items()),
+            "| network | by name | matched |",
+            "|---|---|---|",
+            *(f"| {name} | {by_name:.1%} | {matched:.1%} |" for name, (by_name, matched) in agreements.items()),
         ]
     lines += ["", "## What the confidence rule did", ""]
     shown = [
