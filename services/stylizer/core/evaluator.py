@@ -215,7 +215,7 @@ def _batch(trunk: Trunk, batch: Sequence[_Asked]) -> list[tuple[Tensor, Tensor]]
     with torch.enable_grad():
         pictures = torch.stack([asked.O for asked in batch]).requires_grad_(True)
         features = trunk(pictures, batch[0].layers)
-        single = {name: torch.split(F, 1) for name, F in features.items()}
+        single = {name: torch.split(F, 1) if len(batch) > 1 else (F,) for name, F in features.items()}  # no copies
         terms = [asked.terms({name: F[n] for name, F in single.items()}) for n, asked in enumerate(batch)]
         torch.cat(terms).sum().backward()  # type: ignore[no-untyped-call]
     assert pictures.grad is not None, "backward has filled it"  # noqa: S101

@@ -70,21 +70,27 @@ class LayerGoal:
     Attributes:
         G_style: (L, C, C).
         shares: (L,) the mean of each label's mask.
-        supports: for each label the (n,) indices of pixels in the mask and the (n, 1) mask there. Labels partition a
-            photo, so that the Gram matrices of all of them cost little more than one.
+        supports: for each label the (n,) indices of pixels in the mask and the (n, 1) mask there, or None where the
+            mask is 1 everywhere. Labels partition a photo, so that the Gram matrices of all of them cost little more
+            than one.
     """
 
     G_style: Tensor
     shares: Tensor
-    supports: tuple[tuple[Tensor, Tensor], ...]
+    supports: tuple[tuple[Tensor, Tensor] | None, ...]
 
     @classmethod
     def of(cls, G_style: Tensor, M: Tensor) -> LayerGoal:
         """From the style's Gram matrices and the content's (L, H, W) masks at this layer."""
         flat = M.flatten(1)
-        indices = [m.nonzero()[:, 0] for m in flat]
-        supports = tuple((index, m[index, None]) for index, m in zip(indices, flat, strict=True))
-        return cls(G_style, flat.mean(dim=1), supports)
+        return cls(G_style, flat.mean(dim=1), tuple(_support(m) for m in flat))
+
+
+def _support(m: Tensor) -> tuple[Tensor, Tensor] | None:
+    if bool((m == 1).all()):
+        return None
+    index = m.nonzero()[:, 0]
+    return index, m[index, None]
 
 
 class _LayerStyleLoss(torch.autograd.Function):
@@ -99,12 +105,19 @@ class _LayerStyleLoss(torch.autograd.Function):
         flat = F.detach().permute(0, 2, 3, 1).reshape(-1, channels)
         gradient = torch.zeros_like(flat)
         total = flat.new_zeros(())
-        for G_style, share, (index, m) in zip(goal.G_style, goal.shares, goal.supports, strict=True):
-            X = flat[index].mul_(m)
-            Z = channels * m.sum().clamp_min(1e-12)
+        for G_style, share, support in zip(goal.G_style, goal.shares, goal.supports, strict=True):
+            if support is None:
+                X, Z = flat, flat.new_tensor(flat.numel())
+            else:
+                index, m = support
+                X, Z = flat.index_select(0, index).mul_(m), channels * m.sum().clamp_min(1e-12)
             D = X.T @ X / Z - G_style
             total += D.square().mean() * share
-            gradient.index_add_(0, index, (X @ (D * (4 * share / channels**2 / Z))).mul_(m))
+            part = X @ (D * (4 * share / channels**2 / Z))
+            if support is None:
+                gradient.add_(part)
+            else:
+                gradient.index_add_(0, index, part.mul_(m))
         ctx.save_for_backward(gradient.view(F.shape[0], *F.shape[2:], channels).permute(0, 3, 1, 2))
         return total
 

@@ -1,5 +1,7 @@
 """Gram matrices and style loss: closed forms, and the fused loss against the plain one."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -53,16 +55,33 @@ def soft_masks() -> torch.Tensor:
     return M
 
 
-def test_fused_loss_equals_plain_loss() -> None:
-    F, M, G_style = rand(1, 5, 6, 7), soft_masks(), rand(3, 5, 5, seed=4)
+def whole_photo() -> torch.Tensor:
+    return torch.ones(1, 6, 7, dtype=torch.float64)
+
+
+def whole_photo_and_half() -> torch.Tensor:
+    M = torch.ones(2, 6, 7, dtype=torch.float64)
+    M[1, 3:] = 0
+    return M
+
+
+MASKS = pytest.mark.parametrize("masks", [soft_masks, whole_photo, whole_photo_and_half])
+
+
+@MASKS
+def test_fused_loss_equals_plain_loss(masks: Callable[[], torch.Tensor]) -> None:
+    M = masks()
+    F, G_style = rand(1, 5, 6, 7), rand(len(M), 5, 5, seed=4)
     plain = style_loss(masked_grams(F[0], M), G_style, M.mean(dim=(1, 2))).sum()
     fused = layer_style_loss(F.contiguous(memory_format=torch.channels_last), LayerGoal.of(G_style, M))
     torch.testing.assert_close(fused, plain)
 
 
-def test_fused_gradient() -> None:
-    G_style = rand(3, 5, 5, seed=4)
-    goal = LayerGoal.of(G_style + G_style.transpose(1, 2), soft_masks())
+@MASKS
+def test_fused_gradient(masks: Callable[[], torch.Tensor]) -> None:
+    M = masks()
+    G_style = rand(len(M), 5, 5, seed=4)
+    goal = LayerGoal.of(G_style + G_style.transpose(1, 2), M)
     F = rand(1, 5, 6, 7, seed=2).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: layer_style_loss(x, goal), (F,))
 
