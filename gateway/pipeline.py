@@ -91,8 +91,8 @@ class Pipeline:
             self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
         )
         photo = await asyncio.to_thread(admit, transfer, self._settings)
-        await self._room.check(transfer, photo, deadline)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
+        await self._room.check(transfer, photo, deadline)
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))
         if not progress.HasField("content"):
             if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -29,6 +28,7 @@ from services.stylizer.jobs import (
     StylizeJob,
     WorkerEvent,
 )
+from services.stylizer.promises import Promises
 from services.stylizer.slots import Priority, Slots
 from services.stylizer.worker_process import WorkerLost, WorkerProcess, memory_limit
 
@@ -51,9 +51,6 @@ _CAUTION = 1.2
 
 _LEAST_REST_SHARE = 0.1
 """Of the time until the deadline, which a solve leaves for what comes after it."""
-
-_EXPECTED_SECONDS = 5.0
-"""How long there is room for a job that was asked for: both its photos are segmented meanwhile, in half a second."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -92,7 +89,7 @@ class Supervisor:
         self._ended: dict[int, int] = dict.fromkeys(range(settings.workers), 0)
         self._stopping = False
         self._forecast = Forecast()
-        self._expected: deque[float] = deque()
+        self._promises = Promises()
         kinds: dict[str, Callable[[WorkerProcess], int]] = {
             "workers_resident": lambda worker: worker.memory_bytes,
             "card_allocated": lambda worker: worker.card_bytes[0],
@@ -138,8 +135,8 @@ class Supervisor:
             Unavailable: no worker is warm, or the second one was lost over this job.
             Exception: whatever the job failed with.
         """
-        if self._expected and isinstance(job, StylizeJob):
-            self._expected.popleft()
+        if isinstance(job, StylizeJob):
+            self._promises.redeem(job.request_id)
         priority = terms.priority
         self._admit(job, terms, expected=0)
         for last in (False, True):
@@ -172,17 +169,13 @@ class Supervisor:
     def expect(self, job: StylizeJob, terms: Terms) -> None:
         """Keep room for a solve that will come soon, of which photos and labels are not known yet.
 
-        Room is kept without names: the next solve that comes uses it up. A caller may be told by one replica that there
-        is room and go to another one; others do so the other way round.
+        A caller may be told by one replica that there is room and go to another one; others do so the other way round.
 
         Raises:
             ResourceExhausted, DeadlineExceeded, Unavailable: as :meth:`run` would.
         """
-        now = time.monotonic()
-        while self._expected and self._expected[0] < now:
-            self._expected.popleft()
-        self._admit(job, terms, len(self._expected))
-        self._expected.append(now + _EXPECTED_SECONDS)
+        self._admit(job, terms, len(self._promises))
+        self._promises.give(job.request_id)
 
     def check_room(self, priority: Priority, expected: int = 0) -> None:
         """See whether there is any sense in looking at a request that comes behind ``expected`` others.

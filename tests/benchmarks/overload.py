@@ -28,6 +28,8 @@ from tests.benchmarks.machine import described
 from tests.benchmarks.resident import resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
+_READING_SECONDS = 15
+
 _PARAMS = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
 
 
@@ -86,7 +88,7 @@ async def _health(found: Cluster, stop: asyncio.Event) -> list[float]:
 async def _memories(found: Cluster, stop: asyncio.Event) -> list[dict[str, int]]:
     rows = []
     while not stop.is_set():
-        await asyncio.sleep(15)
+        await asyncio.sleep(_READING_SECONDS)
         rows.append(_memory(found))
     return rows
 
@@ -99,6 +101,7 @@ def _table(found: dict[str, Any]) -> list[str]:
     over, codes = found["overload"], found["overload"]["codes"]
     before, after = (found[name]["answers_a_second"] for name in ("capacity_before", "capacity_after"))
     accepted = sum(codes.get(code, 0) for code in ("OK", "DEADLINE_EXCEEDED"))
+    series = " ".join(str(reading["gateway"]) for reading in found["memory_mib"])
     refused = over["latency_seconds"].get("RESOURCE_EXHAUSTED", {})
     return [
         "# Ten times too much",
@@ -119,6 +122,7 @@ def _table(found: dict[str, Any]) -> list[str]:
         f"| accepted work that kept its deadline | {100 * codes.get('OK', 0) / max(1, accepted):.1f} % |",
         f"| seconds until a refusal: p50, p90, p99, most | {', '.join(str(refused.get(p)) for p in refused)} |",
         f"| health of the stylizer, ms: p50, p90, p99, most | {', '.join(map(str, found['health_ms'].values()))} |",
+        f"| resident MiB of the gateway, every {_READING_SECONDS} s | {series} |",
         f"| resident MiB, first | {found['memory_mib'][0]} |",
         f"| resident MiB, last | {found['memory_mib'][-1]} |",
     ]
