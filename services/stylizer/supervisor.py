@@ -139,10 +139,11 @@ class Supervisor:
             self._promises.redeem(job.request_id)
         priority = terms.priority
         self._admit(job, terms, expected=0)
+        size = self._footprint(job)
         for last in (False, True):
             picture: Picture | None = None
             try:
-                async with contextlib.aclosing(self._attempt(job, terms, priority)) as events:
+                async with contextlib.aclosing(self._attempt(job, size, terms, priority)) as events:
                     async for event in events:
                         if isinstance(event, Checkpointed) and isinstance(job, StylizeJob):
                             job = replace(job, checkpoint=event.data)
@@ -214,8 +215,7 @@ class Supervisor:
 
     def _footprint(self, job: Job) -> Footprint:
         network = self.network
-        if network is None:
-            return Footprint(0)
+        assert network is not None, "it was admitted"  # noqa: S101
         return predicted(job, network.name, on_card=network.device.startswith("cuda"))
 
     def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:
@@ -233,9 +233,10 @@ class Supervisor:
                 Shortage.TIME,
             )
 
-    async def _attempt(self, job: Job, terms: Terms, priority: Priority) -> AsyncGenerator[Queued | WorkerEvent, None]:
+    async def _attempt(
+        self, job: Job, size: Footprint, terms: Terms, priority: Priority
+    ) -> AsyncGenerator[Queued | WorkerEvent, None]:
         worker: WorkerProcess | None = None
-        size = self._footprint(job)
         async with contextlib.aclosing(self._slots.acquire(size, priority)) as positions:
             async for position in positions:
                 if isinstance(position, WorkerProcess):

@@ -167,9 +167,8 @@ class Evaluator:
 
     def _run(self, queue: _Queue, batch: Sequence[_Asked]) -> None:
         began = time.monotonic()
-        answers: Sequence[tuple[Tensor, Tensor] | Exception] = [RuntimeError("the evaluation was given up")] * len(
-            batch
-        )
+        given_up = RuntimeError("the evaluation was given up")
+        answers: Sequence[tuple[Tensor, Tensor] | Exception] = [given_up for _ in batch]
         try:
             answers = _answers(self.trunk, batch)
         finally:  # nobody waits for ever, whatever happens to this thread
