@@ -42,8 +42,8 @@ def test_solves_at_once_meet_and_differ_little_from_one_alone(network: FeatureNe
     assert one.batch == 1
     assert 1.2 < two.batch <= 2
     for each in (one, two):
-        assert each.difference < 1.5 / 255, "0.6 with one slot at so few pixels: what rounding alone makes of it"
-        assert each.difference < each.largest < 16 / 255
+        assert each.difference < 1.5 / 255, "0 to 0.6 with one slot at so few pixels: what rounding makes of it"
+        assert each.difference <= each.largest < 32 / 255
     assert two.foretold_bytes == 2 * one.foretold_bytes > 0
 
 
