@@ -138,8 +138,7 @@ class Supervisor:
         if isinstance(job, StylizeJob):
             self._promises.redeem(job.request_id)
         priority = terms.priority
-        self._admit(job, terms, expected=0)
-        size = self._footprint(job)
+        size = self._admit(job, terms, expected=0)
         for last in (False, True):
             picture: Picture | None = None
             try:
@@ -194,15 +193,16 @@ class Supervisor:
         self._stopping = True
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
 
-    def _admit(self, job: Job, terms: Terms, expected: int) -> None:
+    def _admit(self, job: Job, terms: Terms, expected: int) -> Footprint:
         self.check_room(terms.priority, expected)
-        self._check_memory(job)
+        size = self._footprint(job)
+        self._check_memory(size)
         self._check_deadline(job, terms, self._slots.wait_seconds(terms.priority, expected), _CAUTION)
+        return size
 
-    def _check_memory(self, job: Job) -> None:
+    def _check_memory(self, needed: Footprint) -> None:
         """Whether a worker could do it if it had nothing else to do; with others beside it, it waits."""
         rooms = [self._workers[index].room for index in self._warm]
-        needed = self._footprint(job)
         for kind, need, have in zip(
             ("memory", "the card's memory"), needed, map(max, zip(*rooms, strict=True)), strict=True
         ):
@@ -215,7 +215,7 @@ class Supervisor:
 
     def _footprint(self, job: Job) -> Footprint:
         network = self.network
-        assert network is not None, "it was admitted"  # noqa: S101
+        assert network is not None, "there is room"  # noqa: S101
         return predicted(job, network.name, on_card=network.device.startswith("cuda"))
 
     def _check_deadline(self, job: Job, terms: Terms, wait_seconds: float, caution: float) -> None:

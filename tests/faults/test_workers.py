@@ -98,7 +98,7 @@ async def test_solves_in_two_slots_share_the_network_and_give_the_pictures_that_
         together, evaluations = await asyncio.to_thread(batches)
         assert together > evaluations, "they met"
         for picture in pictures:
-            assert np.abs(picture - alone).mean() < 1.5, "0.6 is what rounding made of one at 96 px, see gpu.md"
+            assert np.abs(picture - alone).mean() < 1.5, "0.6 is what rounding made of one at 96 px, see ADR 9"
             assert np.abs(picture - alone).max() < 32
 
 

@@ -58,8 +58,8 @@ def box_mean(x: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Adjoint of :func:`_box`: (..., H-2, W-2) to (..., H, W)."""
-    return _box(functional.pad(x, (2, 2, 2, 2)))
+    """Adjoint of :func:`_box`: (C, H-2, W-2) or (N, C, H-2, W-2) to (..., H, W)."""
+    return functional.avg_pool2d(functional.pad(x, (2, 2, 2, 2)), 3, 1, divisor_override=1)
 
 
 class MattingLaplacian:
@@ -117,8 +117,7 @@ class MattingLaplacian:
         """
         exact = x.double()
         a, b = self.fit(exact)
-        of_windows = torch.cat([a, b[:, None]], dim=1)
-        spread = functional.avg_pool2d(functional.pad(of_windows, (2, 2, 2, 2)), 3, 1, divisor_override=1)
+        spread = _spread(torch.cat([a, b[:, None]], dim=1))
         product = _less_dot(torch.addcmul(spread[:, 3].neg(), self._count, exact), spread[:, :3], self._extended[:3])
         return product.to(x.dtype)
 
@@ -204,7 +203,7 @@ class MattingLaplacian:
     @cached_property
     def _count(self) -> Tensor:
         """In how many windows each pixel is: (H, W) float64."""
-        return _spread(torch.ones_like(self._mean[0]))
+        return _spread(torch.ones_like(self._mean[:1]))[0]
 
     def _prepared(self, x: Tensor) -> Tensor:
         """As :meth:`_combine` takes it: detached, float32 or float64, contiguous, on the CPU 3, 6, ... channels."""
