@@ -23,7 +23,7 @@ import torch
 from services.common.config import SegmentationSettings
 from services.common.images import ImageLimits
 from services.common.models import find_model
-from services.segmentation.training.data import checks, grouping, photos
+from services.segmentation.training.data import checks, grouping, known, photos
 from services.segmentation.training.deployed import write
 from services.segmentation.training.lessons import Lessons
 from services.segmentation.training.scene import SceneNetwork
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="model folder <models>/<name>/<version>")
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
+    parser.add_argument("--more", type=Path, help="folder of further photos, such as those of training.wallpapers")
     parser.add_argument("--trunk", type=Path, help="weights of EfficientNet-Lite0; default: the package's")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
     parser.add_argument(
@@ -59,6 +60,9 @@ def main() -> None:
     train = photos(split["train"], options.photos, options.labels, limits)
     teacher = Teacher(model, threads)
     groups = grouping(teacher.labels)
+    if options.more:
+        further = sorted(path.name for path in options.more.glob("*.jpg"))
+        train += known(photos(further, options.more, None, limits), teacher, groups)
     held_out = checks(photos(split["held_out"], options.photos, None, limits), teacher, groups)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     network = SceneNetwork(len(teacher.labels))

@@ -21,7 +21,19 @@ from services.segmentation.sampling import half_pixel, resampled
 from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, STEP_PX
 from services.segmentation.training.teacher import Teacher
 
-__all__ = ["DEVIATION", "MEAN", "Batch", "Check", "Photo", "checks", "grouping", "normalised", "photos", "views"]
+__all__ = [
+    "DEVIATION",
+    "MEAN",
+    "Batch",
+    "Check",
+    "Photo",
+    "checks",
+    "grouping",
+    "known",
+    "normalised",
+    "photos",
+    "views",
+]
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """Of RGB 0..1, as the trunk was trained on ImageNet."""
@@ -32,11 +44,15 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_WHOLE, _LEAST_SHARE = 0.4, 0.65
+_WHOLE, _LEAST_SHARE = 0.5, 0.65
 """Share of the views that show all of a photo, and the least share of its sides that the others show."""
 
-_RELIT: Final = 0.6
+_RELIT: Final = 0.4
 """Share of the views whose light is changed."""
+
+_UNKNOWN: Final = ("interior", "object")
+_MOST_UNKNOWN: Final = 0.9
+"""Share of a photo of our choice that the teacher may call by the labels it has for what it does not know."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,13 @@ def checks(photos: Sequence[Photo], teacher: Teacher, groups: Tensor) -> list[Ch
         shares = teacher(image)[0][0].softmax(dim=0)
         found.append(Check(normalised(image), torch.einsum("kc,chw->khw", groups, shares).argmax(dim=0)))
     return found
+
+
+def known(photos: Sequence[Photo], teacher: Teacher, groups: Tensor) -> list[Photo]:
+    """The photos in which the teacher sees a place: all but a tenth being indoors or things, it does not know them."""
+    unknown = torch.tensor([COMMON_LABELS.index(label) for label in _UNKNOWN])
+    shares = (torch.isin(check.labels, unknown).float().mean() for check in checks(photos, teacher, groups))
+    return [photo for photo, share in zip(photos, shares, strict=True) if share <= _MOST_UNKNOWN]
 
 
 def _side(edge: int, long_edge: int) -> int:

@@ -1,4 +1,4 @@
-"""What the teacher says of views, kept for a while: asking it costs half as much as learning from its answer."""
+"""What the teacher says of views: asked anew for each step, for who sees a view twice learns it by heart."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ SMALL, WHOLE = (241, 369), (337, 497)
 """(height, width) of views, or the other way round: a sixteenth of a side, rounded up, is even (``trunk.phases``)."""
 
 _BATCH: Final = 4
-_FIRST: Final = 8
-"""Lessons at hand before the first is learned."""
-
-_KEPT: Final = 60
-_USES: Final = 2
-"""Steps per new lesson: each is learned from when it is new, and about once more."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Lesson:
 
 
 class Lessons:
-    """A supply of lessons, renewed one at a time.
+    """A supply of lessons, no view twice.
 
     Args:
         photos: to look at.
@@ -63,28 +57,10 @@ class Lessons:
         upright = [photo.pixels.shape[1] > photo.pixels.shape[2] for photo in photos]
         self._kinds = {kind: [n for n, each in enumerate(upright) if each == kind] for kind in (False, True)}
         self._orders: dict[bool, list[int]] = {False: [], True: []}
-        self._size = (0, 0)
-        self._taken = 0
-        self._kept: list[Lesson] = []
-
-    def take(self, size: tuple[int, int]) -> Lesson:
-        """One of this size (or the other way round, for upright photos): a new one each second time."""
-        if size != self._size:
-            self._size, self._taken = size, 0
-            self._kept = [self.new(size) for _ in range(_FIRST)]
-        self._taken += 1
-        if self._taken % _USES:
-            return self._kept[self._random.integers(len(self._kept))]
-        lesson = self.new(size)
-        if len(self._kept) < _KEPT:
-            self._kept.append(lesson)
-        else:
-            self._kept[self._random.integers(_KEPT)] = lesson
-        return lesson
 
     @torch.no_grad()
     def new(self, size: tuple[int, int]) -> Lesson:
-        """Ask the teacher about some photos, all upright or all not."""
+        """Ask the teacher about views of this size of some photos; of upright ones, the other way round."""
         kind = self._random.random() < len(self._kinds[True]) / len(self._photos)
         order = self._orders[kind]
         while len(order) < _BATCH:

@@ -127,7 +127,7 @@ def _trained(
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         network.train()
         network.trunk.learns(elapsed >= part.trunk_stays * seconds)
-        lesson = lessons.take(SMALL if elapsed < part.small * seconds else WHOLE)
+        lesson = lessons.new(SMALL if elapsed < part.small * seconds else WHOLE)
         terms = _losses(network, hints, lesson, groups)
         weights = torch.full_like(terms, part.hints[1] + (part.hints[0] - part.hints[1]) * falling)
         weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
