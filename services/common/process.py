@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
+from services.common.allocator import keep_freed_memory
 from services.common.calls import HEALTH_SERVICE
 from services.common.config import ProcessSettings, settings_problems, unknown_settings
 from services.common.health import Health
@@ -67,6 +68,7 @@ def run_process(name: str, kind: type[_Settings], make: Callable[[_Settings, Met
     ``kind`` is read from the environment. Returns the exit status: 0, 1 if the process could not start or broke, 2 for
     settings that it cannot have.
     """
+    keep_freed_memory()
     try:
         settings = kind()
     except ValidationError as error:
