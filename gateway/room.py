@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from gateway.downstream import Deadline, explained, is_for_another_replica
 from services.common.config import GatewaySettings
 from services.common.errors import ResourceExhausted, Shortage
 from services.common.images import PhotoInfo
+from services.common.status import replica_of
 
 if TYPE_CHECKING:  # the stub of this class has no code behind it
     from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
@@ -21,6 +23,8 @@ __all__ = ["Room"]
 
 _RETRY_SECONDS = 2.0
 _WEIGHT_OF_NEW = 0.2
+_ANSWERS = 8
+"""Answers in a row of one replica that say that there is no other: their channel asks each in its turn."""
 
 
 class Room:
@@ -36,6 +40,7 @@ class Room:
         self._settings = settings
         self._inside = 0
         self._segment_seconds = 0.0
+        self._answered: deque[str] = deque(maxlen=_ANSWERS)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -57,7 +62,9 @@ class Room:
         self._segment_seconds = before + _WEIGHT_OF_NEW * (seconds - before)
 
     async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
-        """Ask one stylizer after the other whether it would take this transfer. One that lacks the RPC takes all.
+        """Ask one stylizer after the other whether it would take this transfer; a lone one is asked once.
+
+        One that lacks the RPC takes all.
 
         Raises:
             Exception: what the last one that was asked refuses it with.
@@ -76,11 +83,21 @@ class Room:
                 before = self._segment_seconds if needs_labels else 0.0
                 request.remaining_seconds = max(0.0, deadline.remaining() - before)
             try:
-                await self._stylizer.CheckRoom(request, timeout=timeout)
+                answer = await self._stylizer.CheckRoom(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     return
-                if tries_left and is_for_another_replica(error):
+                refused_by = replica_of(error)
+                self._note(refused_by)
+                if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
                 raise explained("stylizer", timeout, error) from error
+            self._note(answer.replica)
             return
+
+    def _note(self, replica: str) -> None:
+        if replica:
+            self._answered.append(replica)
+
+    def _is_alone(self, replica: str) -> bool:
+        return self._answered.count(replica) == _ANSWERS

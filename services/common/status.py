@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -20,10 +21,12 @@ from services.common.calls import ServerCall
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 
 __all__ = [
+    "REPLICA",
     "error_of",
     "field_violation",
     "is_answer",
     "mapped_errors",
+    "replica_of",
     "retry_seconds",
     "retryable",
     "shortage_of",
@@ -31,9 +34,12 @@ __all__ = [
     "status_of",
 ]
 
+REPLICA: Final = uuid.uuid4().hex
+"""Names this process in what it refuses for want of room."""
+
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_DOMAIN = "dpst"
+_DOMAIN, _REPLICA_KEY = "dpst", "replica"
 # Codes that mean the same to our caller when a process behind us sends them.
 _PUBLIC = frozenset(
     {
@@ -112,10 +118,21 @@ def retry_seconds(status: status_pb2.Status) -> float:
 
 def shortage_of(status: status_pb2.Status) -> errors.Shortage | None:
     """What whoever gave ``status`` lacks; None if it did not say so."""
+    found = _info(status)
+    return errors.Shortage(found.reason) if found and found.reason in set(errors.Shortage) else None
+
+
+def replica_of(error: grpc.aio.AioRpcError) -> str:
+    """The name of the process that refused for want of room; empty if it did not say so."""
+    found = _info(status_of(error))
+    return str(found.metadata.get(_REPLICA_KEY, "")) if found else ""
+
+
+def _info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
     for packed in status.details:
         found = error_details_pb2.ErrorInfo()
-        if packed.Unpack(found) and found.domain == _DOMAIN and found.reason in set(errors.Shortage):
-            return errors.Shortage(found.reason)
+        if packed.Unpack(found) and found.domain == _DOMAIN:
+            return found
     return None
 
 
@@ -137,7 +154,8 @@ def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes]
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
     elif isinstance(error, errors.ResourceExhausted | errors.Unavailable):
         if isinstance(error, errors.ResourceExhausted):
-            _attach(status, error_details_pb2.ErrorInfo(reason=error.shortage, domain=_DOMAIN))
+            why = error_details_pb2.ErrorInfo(reason=error.shortage, domain=_DOMAIN, metadata={_REPLICA_KEY: REPLICA})
+            _attach(status, why)
         milliseconds = math.ceil(error.retry_after_seconds * 1000)
         delay = Duration()
         delay.FromMilliseconds(milliseconds)

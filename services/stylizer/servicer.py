@@ -16,6 +16,7 @@ from services.common.errors import NotFound
 from services.common.images import ImageLimits
 from services.common.logs import current_request_id
 from services.common.metrics import Metrics
+from services.common.status import REPLICA
 from services.common.tracing import Stages
 from services.common.wire import image_info_message, picture_chunks
 from services.stylizer.jobs import Exported, Finished, Iterated, Job, Picture, Queued, Rendered, StageBegan, WorkerEvent
@@ -83,7 +84,7 @@ class StylizerService(stylizer_pb2_grpc.StylizerServicer):
         self._check_features(job.params.features)
         deadline = time.monotonic() + request.remaining_seconds if request.HasField("remaining_seconds") else None
         self._supervisor.expect(job, Terms(priority(request.priority), deadline, request.best_effort))
-        return stylizer_pb2.CheckRoomResponse()
+        return stylizer_pb2.CheckRoomResponse(replica=REPLICA)
 
     async def Stylize(
         self, request: stylizer_pb2.StylizeRequest, context: _Context

@@ -7,7 +7,8 @@ until the second one has the slot. Beside it stands the time of one evaluation o
 
 Streams: ``--streams`` transfers are begun at a gateway, some while they wait, some while they compute, and cancelled.
 Resident memory of every process, after as many again to warm up, is fitted with a line over the streams: what grows
-with each stream is what one leaves behind. Writes ``cancel.md``.
+with each stream is what one leaves behind. Beside it stands what calls of ``grpc.aio`` alone leave behind. Writes
+``cancel.md``.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import grpc.aio
 import numpy as np
 from dpst.v1 import image_pb2, params_pb2, photo_style_pb2, photo_style_pb2_grpc, stylizer_pb2, stylizer_pb2_grpc
 
+from tests.benchmarks.grpc_alone import grpc_alone
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
 from tests.benchmarks.resident import growth_table, resident_bytes
@@ -120,7 +123,9 @@ async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]],
             return slots, await _streams(found, streams)
 
 
-def _table(slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]]) -> list[str]:
+def _table(
+    slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]], alone: dict[str, float]
+) -> list[str]:
     took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
     beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
     return [
@@ -139,6 +144,13 @@ def _table(slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int
         f"{rows[-1][0]} streams begun and cancelled, after as many to warm up. Resident memory:",
         "",
         *growth_table([n for n, _ in rows], [row for _, row in rows], "stream", 2000),
+        "",
+        f"`grpc.aio` {grpc.__version__} alone, with none of our code, leaves behind when a call is cancelled "
+        "([grpc#43360](https://github.com/grpc/grpc/issues/43360)):",
+        "",
+        "| cancelled | bytes a call |",
+        "|---|---|",
+        *[f"| {kind} | {size:.0f} |" for kind, size in alone.items()],
     ]
 
 
@@ -149,7 +161,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
-    lines = _table(*asyncio.run(_measured(options.jobs, options.streams)))
+    alone = asyncio.run(grpc_alone())
+    lines = _table(*asyncio.run(_measured(options.jobs, options.streams)), alone)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "cancel.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -1,15 +1,21 @@
-"""Asking a stylizer for room, where it is older than the question."""
+"""Asking stylizers for room: a lone one, one of several, and one that is older than the question."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc.aio
-from dpst.v1 import photo_style_pb2, stylizer_pb2_grpc
+import pytest
+from dpst.v1 import photo_style_pb2, stylizer_pb2, stylizer_pb2_grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
 
 from gateway.downstream import Deadline
 from gateway.room import Room
 from services.common.config import GatewaySettings
 from services.common.images import PhotoInfo
 from services.common.metrics import Metrics
+from services.common.status import error_of
 from tests.gateway.fakes import started
 
 
@@ -20,3 +26,49 @@ async def test_a_stylizer_that_does_not_know_the_question_takes_all() -> None:
         room = Room(stylizer_pb2_grpc.StylizerStub(channel), settings)
         await room.check(photo_style_pb2.Transfer(), PhotoInfo("png", 48, 32, 8, False, False), Deadline(5.0))
     await server.stop(None)
+
+
+PHOTO = PhotoInfo("png", 48, 32, 8, False, False)
+
+
+class Stylizers:
+    """Replicas behind a channel: each is asked in its turn."""
+
+    def __init__(self, *names: str, full: bool = False) -> None:
+        self.names, self.full, self.asked = names, full, 0
+
+    async def CheckRoom(self, request: Any, **options: Any) -> stylizer_pb2.CheckRoomResponse:
+        replica = self.names[self.asked % len(self.names)]
+        self.asked += 1
+        if not self.full:
+            return stylizer_pb2.CheckRoomResponse(replica=replica)
+        packed = AnyMessage()
+        packed.Pack(error_details_pb2.ErrorInfo(reason="QUEUE", domain="dpst", metadata={"replica": replica}))
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        raise error_of(status_pb2.Status(code=code, message="full", details=[packed]))
+
+
+async def refused(room: Room, stylizers: Stylizers) -> int:
+    """How many were asked until a transfer was refused."""
+    before = stylizers.asked
+    with pytest.raises(grpc.aio.AioRpcError, match="full"):
+        await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(5.0))
+    return stylizers.asked - before
+
+
+@pytest.mark.parametrize(("names", "asked"), [(("a",), 1), (("a", "b"), 2), (("a", "a", "b"), 2), (("",), 2)])
+async def test_a_lone_stylizer_that_is_full_is_asked_once(names: tuple[str, ...], asked: int) -> None:
+    stylizers = Stylizers(*names)
+    room = Room(stylizers, GatewaySettings())
+    for _ in range(8):
+        await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(5.0))
+    stylizers.full = True
+    assert [await refused(room, stylizers) for _ in range(4)] == [asked] * 4
+
+
+async def test_who_is_alone_is_not_known_at_first_nor_when_another_one_comes() -> None:
+    stylizers = Stylizers("a", full=True)
+    room = Room(stylizers, GatewaySettings())
+    assert [await refused(room, stylizers) for _ in range(6)] == [2, 2, 2, 2, 1, 1]
+    stylizers.names = ("b", "a")
+    assert [await refused(room, stylizers) for _ in range(3)] == [2, 2, 2]

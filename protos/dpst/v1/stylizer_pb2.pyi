@@ -76,9 +76,18 @@ class CheckRoomResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    REPLICA_FIELD_NUMBER: builtins.int
+    replica: builtins.str
+    """Names the process that answers, for callers to tell replicas apart; its refusals carry it as "replica" in the
+    metadata of google.rpc.ErrorInfo. Another one after each start.
+    """
     def __init__(
         self,
+        *,
+        replica: builtins.str = ...,
     ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["replica", b"replica"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CheckRoomResponse: typing_extensions.TypeAlias = CheckRoomResponse
 
