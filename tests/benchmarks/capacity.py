@@ -180,6 +180,7 @@ def main() -> None:
     options = parser.parse_args()
     service, checked = asyncio.run(_measured(options))
     lines = _table(service, checked, options)
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "capacity.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -42,6 +42,7 @@ def main() -> None:
         busy = asyncio.run(_measure(stack, options.seconds, solving=True))
     text = _report(idle, busy, options.seconds)
     print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "health.md").write_text(text)
 
 

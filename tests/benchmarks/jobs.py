@@ -228,6 +228,7 @@ def main() -> None:
     quiet, found = asyncio.run(_measured(options.engine, options.rate, trial))
     lines = _table(options.engine, options.rate, trial, quiet, found)
     name = page("jobs", options.engine) + ("-real" if options.real else "")
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -96,6 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     record, kills, zombies = asyncio.run(_measured(options.kills, options.pause, options.seed))
     lines = _table(record, kills, len(zombies))
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "kills.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -63,6 +63,7 @@ def main() -> None:
             cells = [f"{statistics.median(seconds):.2f} ({max(seconds):.2f})" for seconds in found]
             lines.append(f"| {edge} | {count} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "neighbours.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

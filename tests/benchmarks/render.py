@@ -65,6 +65,7 @@ def main() -> None:
         firsts = [_child("--first", cache=cache) for _ in range(2)]
     text = _report(sizes, depths, grid, firsts, _ratios(options.repeats), dither_table())
     print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "render.md").write_text(text)
     (options.out / "render.svg").write_text(_plot(sizes))
 

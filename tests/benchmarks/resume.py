@@ -106,6 +106,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
         *asyncio.run(_measured(params, options.rounds)),
     ]
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "resume.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -103,6 +103,7 @@ def main() -> None:
         "",
         *growth_table([minute for minute, _ in rows], [row for _, row in rows], "minute", 60),
     ]
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "soak.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

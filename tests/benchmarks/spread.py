@@ -74,6 +74,7 @@ def main() -> None:
         ratios.append(one / two)
         lines.append(f"| {one:.1f} | {two:.1f} | {one / two:.2f} | {', '.join(map(str, shares))} |")
     lines += ["", f"Median: {statistics.median(ratios):.2f} times faster."]
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{page('spread', options.engine)}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

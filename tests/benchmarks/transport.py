@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
     lines = _table(asyncio.run(_measured(options.requests)))
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "transport.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

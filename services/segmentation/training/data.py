@@ -44,10 +44,10 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_WHOLE, _LEAST_SHARE = 0.5, 0.65
+_WHOLE, _LEAST_SHARE = 0.4, 0.65
 """Share of the views that show all of a photo, and the least share of its sides that the others show."""
 
-_RELIT: Final = 0.4
+_RELIT: Final = 0.6
 """Share of the views whose light is changed."""
 
 _UNKNOWN: Final = ("interior", "object")
