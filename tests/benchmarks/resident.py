@@ -19,21 +19,24 @@ def resident_bytes(found: Cluster) -> dict[str, int]:
 
 
 def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: str, per: float) -> list[str]:
-    """A table of first, last and slope, which is a line through all rows.
+    """A table of first, last and slopes: of a line through all rows, and of one through their second half.
 
     Args:
         at: where the rows were taken, in ``unit``.
         rows: see ``resident_bytes``.
         unit: "stream", "minute".
-        per: so many units make the last column, KiB.
+        per: so many units make the last two columns, KiB.
     """
     lines = [
-        f"| process | first, MiB | last, MiB | slope, bytes a {unit} | over {per:g} {unit}s, KiB |",
-        "|---|---|---|---|---|",
+        f"| process | first, MiB | last, MiB | slope, bytes a {unit} | over {per:g} {unit}s, KiB | by the later half |",
+        "|---|---|---|---|---|---|",
     ]
     for name in rows[0]:
         values = [row[name] for row in rows]
-        slope = float(np.polyfit(at, values, 1)[0])
+        half = len(values) // 2
+        slope, late = (float(np.polyfit(at[start:], values[start:], 1)[0]) for start in (0, half))
         first, last = values[0] / 2**20, values[-1] / 2**20
-        lines.append(f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} |")
+        lines.append(
+            f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} | {per * late / 1024:.0f} |"
+        )
     return lines
