@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="model folder <models>/<name>/<version>")
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
-    parser.add_argument("--more", type=Path, help="folder of further photos, such as those of training.wallpapers")
+    parser.add_argument("--more", type=Path, help="folder of further JPEGs, such as those of training.wallpapers")
     parser.add_argument("--trunk", type=Path, help="weights of EfficientNet-Lite0; default: the package's")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
     parser.add_argument(
