@@ -6,9 +6,9 @@ import ctypes
 import os
 from typing import Final
 
-__all__ = ["KEPT_BYTES", "keep_freed_memory"]
+__all__ = ["keep_freed_memory"]
 
-KEPT_BYTES: Final = 128 << 20
+_KEPT_BYTES: Final = 128 << 20
 """At most so much freed memory stays with a process, at the end of its heap."""
 
 _LARGE_BYTES: Final = 64 << 20
@@ -33,4 +33,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))

@@ -29,6 +29,7 @@ from dpst.v1 import image_pb2, params_pb2, photo_style_pb2, photo_style_pb2_grpc
 from tests.benchmarks.grpc_alone import grpc_alone
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.benchmarks.resident import growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
@@ -163,9 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     alone = asyncio.run(grpc_alone())
     lines = _table(*asyncio.run(_measured(options.jobs, options.streams)), alone)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "cancel.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "cancel")
 
 
 if __name__ == "__main__":

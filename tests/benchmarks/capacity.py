@@ -31,6 +31,7 @@ import simpy
 from tests.benchmarks.load import Load
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.faults.cluster import Cluster, cluster, picture
 
 _PEAK = 2.0
@@ -180,9 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     service, checked = asyncio.run(_measured(options))
     lines = _table(service, checked, options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "capacity.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "capacity")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from dpst.v1 import jobs_pb2
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.benchmarks.submissions import ENGINES, ended, page, request, store, submitted
 from tests.faults.cluster import Cluster, fleet
 from tests.nats_server import NatsServer
@@ -228,9 +229,7 @@ def main() -> None:
     quiet, found = asyncio.run(_measured(options.engine, options.rate, trial))
     lines = _table(options.engine, options.rate, trial, quiet, found)
     name = page("jobs", options.engine) + ("-real" if options.real else "")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, name)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import psutil
 from tests.benchmarks.load import Load, Record
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.faults.cluster import Cluster, cluster, picture
 
 _PARAMS = {"solve_edge_px": 128, "max_evaluations": 40, "preview_every": 0}
@@ -96,9 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     record, kills, zombies = asyncio.run(_measured(options.kills, options.pause, options.seed))
     lines = _table(record, kills, len(zombies))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "kills.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "kills")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.benchmarks.load import Load, percentiles
 from tests.benchmarks.machine import described
+from tests.benchmarks.report import report
 from tests.benchmarks.resident import resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
@@ -140,8 +141,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "overload.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = _table(found)
-    (options.out / "overload.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "overload")
 
 
 if __name__ == "__main__":

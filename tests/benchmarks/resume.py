@@ -23,6 +23,7 @@ from dpst_client import AsyncClient, TransferResult
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.benchmarks.scraped import scraped
 from tests.demo import CONTENT, STYLE
 from tests.faults.cluster import Cluster, fleet, levels
@@ -106,9 +107,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
         *asyncio.run(_measured(params, options.rounds)),
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "resume.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "resume")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from PIL import Image
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.benchmarks.resident import growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
@@ -103,9 +104,7 @@ def main() -> None:
         "",
         *growth_table([minute for minute, _ in rows], [row for _, row in rows], "minute", 60),
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "soak.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "soak")
 
 
 if __name__ == "__main__":

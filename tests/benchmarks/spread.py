@@ -22,6 +22,7 @@ from dpst.v1 import jobs_pb2
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.benchmarks.submissions import ENGINES, ended, page, request, store, submitted
 from tests.faults.cluster import fleet
 
@@ -74,9 +75,7 @@ def main() -> None:
         ratios.append(one / two)
         lines.append(f"| {one:.1f} | {two:.1f} | {one / two:.2f} | {', '.join(map(str, shares))} |")
     lines += ["", f"Median: {statistics.median(ratios):.2f} times faster."]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{page('spread', options.engine)}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, page("spread", options.engine))
 
 
 if __name__ == "__main__":

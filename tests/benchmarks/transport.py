@@ -25,6 +25,7 @@ from PIL import Image
 
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
+from tests.benchmarks.report import report
 from tests.faults.cluster import Cluster, cluster
 
 _PARAMS = {"solve_edge_px": 128, "max_evaluations": 4, "preview_every": 0}
@@ -109,9 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
     lines = _table(asyncio.run(_measured(options.requests)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "transport.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    report(lines, options.out, "transport")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ from google.rpc import error_details_pb2, status_pb2
 from gateway.downstream import Deadline
 from gateway.room import Room
 from services.common.config import GatewaySettings
+from services.common.errors import Shortage
 from services.common.images import PhotoInfo
 from services.common.metrics import Metrics
 from services.common.status import error_of
 from tests.gateway.fakes import started
+
+PHOTO = PhotoInfo("png", 48, 32, 8, False, False)
 
 
 async def test_a_stylizer_that_does_not_know_the_question_takes_all() -> None:
@@ -24,11 +27,8 @@ async def test_a_stylizer_that_does_not_know_the_question_takes_all() -> None:
     server, address = await started(settings, lambda server: None, Metrics())
     async with grpc.aio.insecure_channel(address) as channel:
         room = Room(stylizer_pb2_grpc.StylizerStub(channel), settings)
-        await room.check(photo_style_pb2.Transfer(), PhotoInfo("png", 48, 32, 8, False, False), Deadline(5.0))
+        await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(5.0))
     await server.stop(None)
-
-
-PHOTO = PhotoInfo("png", 48, 32, 8, False, False)
 
 
 class Stylizers:
@@ -43,7 +43,7 @@ class Stylizers:
         if not self.full:
             return stylizer_pb2.CheckRoomResponse(replica=replica)
         packed = AnyMessage()
-        packed.Pack(error_details_pb2.ErrorInfo(reason="QUEUE", domain="dpst", metadata={"replica": replica}))
+        packed.Pack(error_details_pb2.ErrorInfo(reason=Shortage.QUEUE, domain="dpst", metadata={"replica": replica}))
         code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         raise error_of(status_pb2.Status(code=code, message="full", details=[packed]))
 

@@ -30,8 +30,8 @@ from services.common.models.download import Patience, fetch
 __all__ = ["Picture", "different", "pictures"]
 
 _ENDINGS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
-_LEAST_EDGES_PX: Final = (900, 300)
-"""Of the long side as it is packaged, and of the short one as it is written: what is smaller is an icon or a strip."""
+_LEAST_LONG_EDGE_PX, _LEAST_SHORT_EDGE_PX = 900, 300
+"""Of a picture as it is packaged, and as it is written: what is smaller is an icon or a strip."""
 
 _EDGE_PX: Final = 736
 """Half as much again as what the network sees."""
@@ -85,9 +85,10 @@ def pictures(files: Path, package: str, out: Path) -> Iterator[Picture]:
         name = f"{package}--{re.sub(r'[^A-Za-z0-9_.-]', '_', path.stem)}.jpg"
         try:
             whole = pyvips.Image.new_from_file(str(path))
+            if max(whole.width, whole.height) < _LEAST_LONG_EDGE_PX:
+                continue
             small = pyvips.Image.thumbnail(str(path), _EDGE_PX, size="down", export_profile="srgb").copy_memory()
-            sides = max(whole.width, whole.height), min(small.width, small.height)
-            if any(side < least for side, least in zip(sides, _LEAST_EDGES_PX, strict=True)):
+            if min(small.width, small.height) < _LEAST_SHORT_EDGE_PX:
                 continue
             flat = small.flatten() if small.hasalpha() else small
             flat.colourspace("srgb").jpegsave(str(out / name), Q=92)
