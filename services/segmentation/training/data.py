@@ -153,7 +153,7 @@ def checks(photos: Sequence[Photo], teacher: Teacher, groups: Tensor) -> list[Ch
         height, width = pixels.shape[1:]
         rows, columns = (_side(edge, max(height, width)) for edge in (height, width))
         image = torch.from_numpy(resampled(pixels, half_pixel(height, rows), half_pixel(width, columns)))[None]
-        shares = teacher(image)[0][0].softmax(dim=0)
+        shares = teacher(image)["head"][0].softmax(dim=0)
         found.append(Check(normalised(image), torch.einsum("kc,chw->khw", groups, shares).argmax(dim=0)))
     return found
 

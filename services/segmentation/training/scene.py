@@ -1,62 +1,49 @@
-"""The network ``scene-student``: a trunk that knows ImageNet, a context module with growing dilation, a light decoder.
+"""The network ``scene-student``: a dilated trunk that has seen many pictures, a view of the scene, a light decoder.
 
-The context module is residual blocks at a sixteenth of the size, whose dilations of 1, 2, 4 and 8 look at more and more
-of the photo (Yu & Koltun 2016), with a global mean for the kind of scene (Chen et al. 2017). It is joined with the
-trunk at an eighth and at a quarter of the size (Chen et al. 2018).
+Dilations of 2 and 4 look at more and more of the photo (Yu & Koltun 2016) without a step coarser than 8 px; a global
+mean says what kind of scene it is (Chen et al. 2017); the decoder joins that with borders at 4 px (Chen et al. 2018).
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from services.segmentation.training.trunk import CHANNELS, DilatedTrunk
+from services.segmentation.training.trunk import DETAIL_CHANNELS, TOP_CHANNELS, DilatedTrunk, passed
 
-__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STAGES", "STEP_PX", "Edges", "SceneNetwork"]
+__all__ = ["INPUT_EDGE_PX", "OUTPUT_STRIDE", "STEP_PX", "WIDTHS", "SceneNetwork", "Separable"]
 
 INPUT_EDGE_PX: Final = 513
 """Long edge at which photos enter the network: the teacher's, whose answers depend on it."""
 
 OUTPUT_STRIDE: Final = 4
-STEP_PX: Final = 16
+STEP_PX: Final = 8
 """Sides of photos are multiples of this and one more: samples of every stride then lie on the first and last pixel."""
 
-_DILATIONS: Final = (1, 2, 4, 8)
-_CONTEXT_CHANNELS: Final = 160
-_JOINED_CHANNELS: Final = 96
-_DECODED_CHANNELS: Final = 64
-
-STAGES: Final = {"context": _CONTEXT_CHANNELS, "decoded": _DECODED_CHANNELS}
-"""Channels of the features that a teacher's hints are compared with."""
+WIDTHS: Final = {"here": 128, "scene": 128, "border": 24, "join": 128, "decode": 128}
+"""Channels of the stages between the trunk and the scores: half of the teacher's."""
 
 
-class Edges(NamedTuple):
-    """What training does not change, of a batch: features (N, C, h, w) at 4 and at 8 px."""
+class Separable(nn.Module):
+    """A 3x3 convolution of each channel, and a mixture of them."""
 
-    quarter: Tensor
-    eighth: Tensor
-
-
-def _conv(channels: int, width: int, size: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels, width, size, 1, dilation * (size // 2), dilation, groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(width))
-
-
-class _Context(nn.Module):
-    """A residual block: a 3x3 convolution with a dilation, and a mixture of its channels."""
-
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.look = _conv(channels, channels, 3, dilation)
-        self.mix = _conv(channels, channels)
+        self.look = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mix = nn.Conv2d(channels, width, 1)
+        nn.init.dirac_(self.look.weight, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
-        return functional.relu(x + self.mix(functional.relu(self.look(x))))
+        """(N, C, H, W) to (N, width, H, W), before the ReLU."""
+        found: Tensor = self.mix(self.seen(x))
+        return found
+
+    def seen(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same: what is mixed."""
+        return functional.relu(self.look(x))
 
 
 class SceneNetwork(nn.Module):
@@ -69,62 +56,41 @@ class SceneNetwork(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.trunk = DilatedTrunk()
-        self.enter = _conv(CHANNELS[16] + CHANNELS["top"], _CONTEXT_CHANNELS)
-        self.context = nn.Sequential(*[_Context(_CONTEXT_CHANNELS, dilation) for dilation in _DILATIONS])
-        self.scene = nn.Sequential(
-            nn.Linear(_CONTEXT_CHANNELS, _CONTEXT_CHANNELS), nn.ReLU(), nn.Linear(_CONTEXT_CHANNELS, _CONTEXT_CHANNELS)
-        )
-        self.low = _conv(_CONTEXT_CHANNELS, _JOINED_CHANNELS)
-        self.high = _conv(CHANNELS[8], _JOINED_CHANNELS)
-        self.join = _conv(_JOINED_CHANNELS, _JOINED_CHANNELS, 3)
-        self.joined = _conv(_JOINED_CHANNELS, _DECODED_CHANNELS)
-        self.detail = _conv(CHANNELS[4], _DECODED_CHANNELS)
-        self.decode = nn.Sequential(
-            _conv(_DECODED_CHANNELS, _DECODED_CHANNELS, 3, groups=_DECODED_CHANNELS),
-            _conv(_DECODED_CHANNELS, _DECODED_CHANNELS),
-        )
-        self.head = nn.Conv2d(_DECODED_CHANNELS, classes, 1)
+        self.here = nn.Conv2d(TOP_CHANNELS, WIDTHS["here"], 1)
+        self.everywhere = nn.Conv2d(TOP_CHANNELS, WIDTHS["here"], 1)
+        self.scene = nn.Conv2d(WIDTHS["here"], WIDTHS["scene"], 1)
+        self.kind = nn.Conv2d(WIDTHS["here"], WIDTHS["scene"], 1, bias=False)
+        nn.init.zeros_(self.kind.weight)
+        self.border = nn.Conv2d(DETAIL_CHANNELS, WIDTHS["border"], 1)
+        self.join = Separable(WIDTHS["scene"] + WIDTHS["border"], WIDTHS["join"])
+        self.decode = Separable(WIDTHS["join"], WIDTHS["decode"])
+        self.head = nn.Conv2d(WIDTHS["decode"], classes, 1)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """(N, 3, H, W) of -1..1, sides 16k+1, to (N, classes, (H-1)/4+1, (W-1)/4+1) before the softmax."""
-        return self.stages(self.edges(photos))[0]
+        """(N, 3, H, W) of -1..1, sides 8k+1, to (N, classes, (H-1)/4+1, (W-1)/4+1) before the softmax."""
+        return self.stages(photos)["head"]
 
-    def edges(self, photos: Tensor) -> Edges:
-        """What training leaves as it is, of (N, 3, H, W)."""
-        return Edges(*self.trunk.fixed(photos))
+    def stages(self, photos: Tensor) -> dict[str, Tensor]:
+        """What leaves each stage, before its ReLU, by the names in ``teacher.STAGES``; ``head`` is the last."""
+        blocks, detail = self.trunk(photos)
+        found = {f"block {n}": each for n, each in enumerate(blocks)}
+        top = passed(blocks[-1])
+        found["here"] = self.here(top)
+        found["scene"] = self.scene(functional.relu(found["here"])) + self.kind(self.means(top))
+        found["border"] = self.border(detail)
+        found["join"] = self.join(self.joined(found["scene"], found["border"]))
+        found["decode"] = self.decode(functional.relu(found["join"]))
+        found["head"] = self.head(functional.relu(found["decode"]))
+        return found
 
-    def stages(self, edges: Edges, offset: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scores, and the features of :data:`STAGES`.
+    def means(self, top: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, width, 1, 1): what kind of scene it is."""
+        return functional.relu(self.everywhere(top.mean(dim=(2, 3), keepdim=True)))
 
-        With an offset (0 or 1 each), scores and ``decoded`` are of each second row and column from there on only.
-        """
-        sixteenth, top = self.trunk(edges.eighth)
-        x = self.context(functional.relu(self.enter(torch.cat([sixteenth, top], dim=1))))
-        x = x + self.scene(x.mean(dim=(2, 3)))[:, :, None, None]
-        found = {"context": functional.relu(x)}
-        high = self.high(edges.eighth)
-        x = functional.relu(self.join(functional.relu(_enlarged(self.low(x), high) + high)))
-        detail = self.detail(edges.quarter)
-        x = functional.relu(_enlarged(self.joined(x), detail) + detail)
-        x = functional.relu(x + self.decode(x))
-        if offset:
-            x = x[:, :, offset[0] :: 2, offset[1] :: 2]
-        found["decoded"] = x
-        scores: Tensor = self.head(x)
-        return scores, found
-
-    def fold_norms(self) -> None:
-        """Make each norm part of its convolution, as it is in evaluation: from then on it is learned, not counted."""
-        self.eval()
-        for part in list(self.modules()):
-            if not isinstance(part, nn.Sequential) or len(part) != 2:
-                continue
-            conv, norm = part
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                part[0] = fuse_conv_bn_eval(conv, norm)
-                del part[1]
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _enlarged(features: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=True)
+    @staticmethod
+    def joined(scene: Tensor, border: Tensor) -> Tensor:
+        """Both before their ReLU, the scene at 8 px, to what the decoder sees at 4 px."""
+        enlarged = functional.interpolate(
+            functional.relu(scene), size=border.shape[2:], mode="bilinear", align_corners=True
+        )
+        return torch.cat([enlarged, functional.relu(border)], dim=1)

