@@ -18,7 +18,7 @@ from services.segmentation.training.data import normalised
 from services.segmentation.training.scene import SceneNetwork
 from services.segmentation.training.teacher import Teacher
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "ridge"]
 
 _RIDGE: Final = 1e-4
 """Relative to the mean square of the features."""
@@ -47,7 +47,7 @@ class Fit:
     def blocks(self, network: SceneNetwork) -> None:
         """Fit the last convolution of each block of the trunk."""
         network.eval()
-        xs = self._entered(network)
+        xs = [functional.relu6(network.trunk.stem(normalised(photo[None]))).bfloat16() for photo in self._photos]
         for n, block in enumerate(network.trunk.blocks):
             seen = [block.seen(x.float()).bfloat16() for x in xs]
             self._regress(block.project, f"block {n}", seen, xs if block.adds else None)
@@ -76,9 +76,6 @@ class Fit:
             self._regress(part.mix, name, xs)
             xs = [functional.relu(part.mix(x.float())).bfloat16() for x in xs]
         self._regress(network.head, "head", xs)
-
-    def _entered(self, network: SceneNetwork) -> list[Tensor]:
-        return [functional.relu6(network.trunk.stem(normalised(photo[None]))).bfloat16() for photo in self._photos]
 
     def _regress(
         self, conv: nn.Conv2d, stage: str, seen: Sequence[Tensor], added: Sequence[Tensor] | None = None

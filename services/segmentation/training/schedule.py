@@ -112,11 +112,12 @@ def _trained(
     keep: Callable[[SceneNetwork], None],
 ) -> SceneNetwork:
     """Train the stages of these names; only if ``head`` is one of them, what the teacher says counts, too."""
-    parameters = [*network.parameters()] if "head" in names else [*network.trunk.parameters()]
+    has_head = "head" in names
+    parameters = [*network.parameters()] if has_head else [*network.trunk.parameters()]
     rates = [_RATE * max(_LEAST_SIZE, float(each.detach().square().mean().sqrt())) for each in parameters]
     optimiser = torch.optim.Adam([{"params": [each]} for each in parameters], betas=_MOMENTS, fused=True)
     mean = copy.deepcopy(network)
-    terms = [*names, *(("classes", "labels", "people") if "head" in names else ())]
+    terms = [*names, *(("classes", "labels", "people") if has_head else ())]
     steps, since, sums = 0, 0, torch.zeros(len(terms))
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
@@ -125,7 +126,7 @@ def _trained(
         lesson = lessons.new(SMALL if elapsed < _SMALL_SHARE * seconds else WHOLE)
         losses = _losses(network, names, hints, lesson, groups)
         weights = torch.ones_like(losses)
-        if "head" in names:
+        if has_head:
             weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.zero_grad(set_to_none=True)
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -140,7 +141,7 @@ def _trained(
             means = ", ".join(f"{name} {value:.3f}" for name, value in zip(terms, (sums / since).tolist(), strict=True))
             keep(mean)
             print(f"{reported - began:.0f} s, {steps} steps: {means}", flush=True)
-            if "head" in names:
+            if has_head:
                 print(f"agreement on held-out photos {agreement(mean, checks, groups):.4f}", flush=True)
             since, sums = 0, torch.zeros_like(sums)
     print(f"{steps} steps", flush=True)
