@@ -17,7 +17,7 @@ from services.segmentation.training.teacher import Teacher
 __all__ = ["SMALL", "WHOLE", "Lesson", "Lessons", "places"]
 
 SMALL, WHOLE = (249, 377), (345, 505)
-"""(height, width) of views, or the other way round: sides at 8 px are multiples of ``trunk.SPREAD``."""
+"""(height, width) of views, or the other way round: sides at 8 px are multiples of 4 (``trunk.phases``)."""
 
 _BATCH: Final = 4
 

@@ -70,22 +70,21 @@ class SceneNetwork(nn.Module):
         """(N, 3, H, W) of -1..1, sides 8k+1, to (N, classes, (H-1)/4+1, (W-1)/4+1) before the softmax."""
         return self.stages(photos)["head"]
 
-    def stages(self, photos: Tensor) -> dict[str, Tensor]:
-        """What leaves each stage, before its ReLU, by the names in ``teacher.STAGES``; ``head`` is the last."""
+    def stages(self, photos: Tensor, *, with_head: bool = True) -> dict[str, Tensor]:
+        """What leaves each stage, before its ReLU, by the names in ``teacher.STAGES``; or each of ``BLOCKS`` only."""
         blocks, detail = self.trunk(photos)
         found = {f"block {n}": each for n, each in enumerate(blocks)}
+        if not with_head:
+            return found
         top = passed(blocks[-1])
         found["here"] = self.here(top)
-        found["scene"] = self.scene(functional.relu(found["here"])) + self.kind(self.means(top))
+        everywhere = functional.relu(self.everywhere(top.mean(dim=(2, 3), keepdim=True)))
+        found["scene"] = self.scene(functional.relu(found["here"])) + self.kind(everywhere)
         found["border"] = self.border(detail)
         found["join"] = self.join(self.joined(found["scene"], found["border"]))
         found["decode"] = self.decode(functional.relu(found["join"]))
         found["head"] = self.head(functional.relu(found["decode"]))
         return found
-
-    def means(self, top: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, width, 1, 1): what kind of scene it is."""
-        return functional.relu(self.everywhere(top.mean(dim=(2, 3), keepdim=True)))
 
     @staticmethod
     def joined(scene: Tensor, border: Tensor) -> Tensor:

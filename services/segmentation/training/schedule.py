@@ -93,40 +93,40 @@ def trained(
     """
     hints = _Hints([lessons.new(WHOLE).hints for _ in range(_EXAMPLES)])
     fit.blocks(network)
-    trunk = _trained(network, [*BLOCKS], hints, lessons, checks, groups, seconds[0], keep)
+    trunk = _trained(network, hints, lessons, checks, groups, seconds[0], keep, with_head=False)
     fit.head(trunk)
     print(f"fitted: agreement on held-out photos {agreement(trunk, checks, groups):.4f}", flush=True)
-    found = _trained(trunk, [*STAGES], hints, lessons, checks, groups, seconds[1], keep)
+    found = _trained(trunk, hints, lessons, checks, groups, seconds[1], keep, with_head=True)
     print(f"agreement on held-out photos {agreement(found, checks, groups):.4f}", flush=True)
     return found.eval()
 
 
 def _trained(
     network: SceneNetwork,
-    names: Sequence[str],
     hints: _Hints,
     lessons: Lessons,
     checks: Sequence[Check],
     groups: Tensor,
     seconds: float,
     keep: Callable[[SceneNetwork], None],
+    *,
+    with_head: bool,
 ) -> SceneNetwork:
-    """Train the stages of these names; only if ``head`` is one of them, what the teacher says counts, too."""
-    has_head = "head" in names
-    parameters = [*network.parameters()] if has_head else [*network.trunk.parameters()]
+    """Train the trunk by its hints, or all stages by theirs and by what the teacher says in the end."""
+    parameters = [*(network if with_head else network.trunk).parameters()]
     rates = [_RATE * max(_LEAST_SIZE, float(each.detach().square().mean().sqrt())) for each in parameters]
     optimiser = torch.optim.Adam([{"params": [each]} for each in parameters], betas=_MOMENTS, fused=True)
     mean = copy.deepcopy(network)
-    terms = [*names, *(("classes", "labels", "people") if has_head else ())]
+    terms = [*STAGES, "classes", "labels", "people"] if with_head else [*BLOCKS]
     steps, since, sums = 0, 0, torch.zeros(len(terms))
     began = reported = time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         falling = max(0.01, (1 + math.cos(math.pi * elapsed / seconds)) / 2)
         network.train()
         lesson = lessons.new(SMALL if elapsed < _SMALL_SHARE * seconds else WHOLE)
-        losses = _losses(network, names, hints, lesson, groups)
+        losses = _losses(network, hints, lesson, groups, with_head=with_head)
         weights = torch.ones_like(losses)
-        if has_head:
+        if with_head:
             weights[-3:] = torch.tensor([_CLASSES_WEIGHT, _LABELS_WEIGHT, _PEOPLE_WEIGHT])
         optimiser.zero_grad(set_to_none=True)
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -141,7 +141,7 @@ def _trained(
             means = ", ".join(f"{name} {value:.3f}" for name, value in zip(terms, (sums / since).tolist(), strict=True))
             keep(mean)
             print(f"{reported - began:.0f} s, {steps} steps: {means}", flush=True)
-            if has_head:
+            if with_head:
                 print(f"agreement on held-out photos {agreement(mean, checks, groups):.4f}", flush=True)
             since, sums = 0, torch.zeros_like(sums)
     print(f"{steps} steps", flush=True)
@@ -160,14 +160,14 @@ def agreement(network: SceneNetwork, checks: Sequence[Check], groups: Tensor) ->
     return sum(shares) / len(shares)
 
 
-def _losses(network: SceneNetwork, names: Sequence[str], hints: _Hints, lesson: Lesson, groups: Tensor) -> Tensor:
-    """Errors of these stages; of the head, also divergences of classes and common labels, people's cross entropy."""
+def _losses(network: SceneNetwork, hints: _Hints, lesson: Lesson, groups: Tensor, *, with_head: bool) -> Tensor:
+    """Errors of the stages; with the head, also divergences of classes and common labels, people's cross entropy."""
     with torch.autocast("cpu", torch.bfloat16, enabled=_HALF):
-        found = network.stages(lesson.photos)
+        found = network.stages(lesson.photos, with_head=with_head)
     height = lesson.photos.shape[2]
-    stages = {name: places(found[name], height, lesson.offset).float() for name in names}
+    stages = {name: places(each, height, lesson.offset).float() for name, each in found.items()}
     errors = hints.errors(stages, lesson.hints)
-    if "head" not in names:
+    if not with_head:
         return errors
     classes, wanted = (functional.log_softmax(each["head"].float(), dim=1) for each in (stages, lesson.hints))
     labels, wanted_labels = ((each.exp() @ groups.T).clamp_min(1e-6) for each in (classes, wanted))

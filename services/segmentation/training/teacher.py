@@ -74,7 +74,7 @@ class Teacher:
         self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, ["CPUExecutionProvider"])
 
     def show_of(self, widths: Mapping[str, int], photos: Tensor) -> None:
-        """From now on show only so many channels of these stages: those that vary most in these photos, see below."""
+        """From now on show only so many channels of these stages: those that vary most in these, past the ReLU."""
         shown = self(photos)
         for name, width in widths.items():
             spread = shown[name].relu().var(dim=(0, 2, 3))

@@ -22,7 +22,6 @@ from torch.nn import functional
 
 __all__ = [
     "DETAIL_CHANNELS",
-    "SPREAD",
     "TOP_CHANNELS",
     "DilatedTrunk",
     "passed",
@@ -33,7 +32,7 @@ __all__ = [
 
 
 class _Row(NamedTuple):
-    """A row of MobileNetV2's table (there table 2), whose expansion is 6."""
+    """A row of MobileNetV2's table (there table 2)."""
 
     expansion: int
     channels: int
@@ -41,27 +40,27 @@ class _Row(NamedTuple):
     stride: int
 
 
+_EXPANSION: Final = 3
+"""MobileNetV2's is 6: half of the wide channels are kept."""
+
 _ROWS: Final = (
     _Row(1, 16, 1, 1),
-    _Row(3, 24, 2, 2),
-    _Row(3, 32, 3, 2),
-    _Row(3, 64, 4, 2),
-    _Row(3, 96, 3, 1),
-    _Row(3, 160, 3, 2),
-    _Row(3, 320, 1, 1),
+    _Row(_EXPANSION, 24, 2, 2),
+    _Row(_EXPANSION, 32, 3, 2),
+    _Row(_EXPANSION, 64, 4, 2),
+    _Row(_EXPANSION, 96, 3, 1),
+    _Row(_EXPANSION, 160, 3, 2),
+    _Row(_EXPANSION, 320, 1, 1),
 )
 _STEM_CHANNELS: Final = 32
 _STRIDE: Final = 8
 """Where further strides become dilation: the block that would have had one keeps its kernel, the next ones' spread."""
 
-SPREAD: Final = 4
-"""The greatest dilation."""
-
 _DETAIL: Final = 2
 """The block whose wide features show borders: the last at a quarter of the size."""
 
-DETAIL_CHANNELS: Final = 72
-TOP_CHANNELS: Final = 320
+DETAIL_CHANNELS: Final = _EXPANSION * _ROWS[1].channels
+TOP_CHANNELS: Final = _ROWS[-1].channels
 """Of the last block."""
 
 _MODEL: Final = "package/model/"
@@ -87,12 +86,8 @@ class _Block(nn.Module):
         self.project = nn.Conv2d(wide, row.channels, 1)
         self.adds = stride == 1 and channels == row.channels
 
-    def forward(self, x: Tensor, *, is_phase: bool = False) -> Tensor:
-        """(N, C, H, W) to (N, C', H/stride, W/stride); phases of a map are looked at without the dilation."""
-        return self.narrowed(x, self.seen(x, is_phase=is_phase))
-
     def seen(self, x: Tensor, *, is_phase: bool = False) -> Tensor:
-        """The wide features."""
+        """The wide features of (N, C, H, W); phases of a map are looked at without the dilation."""
         wide = functional.relu6(self.expand(x)) if self.expand else x
         if is_phase:
             weight, bias = self.look.weight, self.look.bias
@@ -100,7 +95,7 @@ class _Block(nn.Module):
         return functional.relu6(self.look(wide))
 
     def narrowed(self, x: Tensor, seen: Tensor) -> Tensor:
-        """What leaves the block, of what entered it and its wide features."""
+        """What leaves the block (N, C', H/stride, W/stride), of what entered it and its wide features."""
         found: Tensor = self.project(seen)
         return x + found if self.adds else found
 
@@ -131,22 +126,22 @@ class DilatedTrunk(nn.Module):
 
         Raises ValueError naming what is missing or of another shape.
         """
-        _take(self.stem, *_folded("MobilenetV2/Conv", weights))
+        _take(self.stem, "MobilenetV2/Conv", *_folded("MobilenetV2/Conv", weights))
         for n, block in enumerate(self.blocks):
             name = f"MobilenetV2/expanded_conv_{n}" if n else "MobilenetV2/expanded_conv"
             project, project_bias = _folded(f"{name}/project", weights)
             kept = project.flatten(start_dim=1).norm(dim=0).argsort()[-block.project.in_channels :].sort().values
-            _take(block.project, project[:, kept], project_bias)
+            _take(block.project, f"{name}/project", project[:, kept], project_bias)
             look, look_bias = _folded(f"{name}/depthwise", weights)
-            _take(block.look, look[kept], look_bias[kept])
+            _take(block.look, f"{name}/depthwise", look[kept], look_bias[kept])
             if block.expand:
                 expand, expand_bias = _folded(f"{name}/expand", weights)
-                _take(block.expand, expand[kept], expand_bias[kept])
+                _take(block.expand, f"{name}/expand", expand[kept], expand_bias[kept])
 
     def forward(self, photos: Tensor) -> tuple[list[Tensor], Tensor]:
         """(N, 3, H, W) of -1..1 to what leaves each block, and the wide features that show borders, at 4 px.
 
-        In training, sides at 8 px are multiples of :data:`SPREAD`: see :func:`phases`.
+        In training, sides at 8 px are multiples of 4, the greatest dilation: see :func:`phases`.
         """
         x = functional.relu6(self.stem(photos))
         found: list[Tensor] = []
@@ -188,12 +183,12 @@ def _folded(name: str, weights: Mapping[str, NDArray[np.float32]]) -> tuple[Tens
     return (kernel * scale[0][:, None]).permute(2, 3, 0, 1) if is_depthwise else kernel.permute(3, 2, 0, 1), bias
 
 
-def _take(own: nn.Conv2d, kernel: Tensor, bias: Tensor) -> None:
-    """Set a convolution. Raises ValueError if the shapes differ."""
+def _take(own: nn.Conv2d, name: str, kernel: Tensor, bias: Tensor) -> None:
+    """Set a convolution. Raises ValueError with its name if the shapes differ."""
     for target, value in ((own.weight, kernel), (own.bias, bias)):
         assert target is not None, "every convolution here has a bias"  # noqa: S101
         if value.shape != target.shape:
-            raise ValueError(f"weights are {tuple(value.shape)}, {tuple(target.shape)} expected")
+            raise ValueError(f"{name} is {tuple(value.shape)}, {tuple(target.shape)} expected")
         target.data.copy_(value)
 
 
@@ -229,7 +224,7 @@ def read_package(path: Path) -> dict[str, NDArray[np.float32]]:
             for group in groups:
                 stored = b"".join(_member(package, name) for name in group["paths"])
                 weights |= _unpacked(stored, group["weights"])
-    except (tarfile.TarError, KeyError, json.JSONDecodeError) as error:
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no package of TensorFlow.js weights: {error}") from error
     return weights
 
