@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tests.benchmarks.judged import SCORED_EDGE_PX, Judge, Row, solved
 from tests.benchmarks.kept import KeptRows
 from tests.benchmarks.machine import described, pairs_dir
 from tests.benchmarks.pairs import LIMITS, Pair, write_sheet
+from tests.benchmarks.report import report
 
 __all__ = ["Bench", "given"]
 
@@ -66,12 +66,8 @@ class Bench:
             f"Made by `python -m tests.benchmarks.quality {command}{pairs}`.",
             f"{self._machine}, features {info.name}/{info.version}.",
         ]
-        text = "\n".join([*head, *lines])
-        print(text)
-        self._options.out.mkdir(parents=True, exist_ok=True)
-        (self._options.out / f"quality-{name}.md").write_text(text, encoding="utf-8")
         whole = {"machine": self._machine, "features": f"{info.name}/{info.version}", **record}
-        (self._options.out / f"quality-{name}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        report([*head, *lines], self._options.out, f"quality-{name}", whole)
 
     def _judging(self, pair: str) -> Judge:
         if self._judge is None:

@@ -12,7 +12,6 @@ to ``build/benchmarks/embedded/``.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -34,6 +33,7 @@ from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.judged import SCORED_EDGE_PX, Judge, Row, solved
 from tests.benchmarks.machine import described, models_dir
 from tests.benchmarks.pairs import BUILD, ROOT, Pair, feature_network, levels, pair_names, write_sheet
+from tests.benchmarks.report import report
 
 _WARM: Final = TransferParams(solve_edge_px=96, max_evaluations=4)
 _Masks = Callable[[Pair], Pair]
@@ -152,14 +152,10 @@ def _write(rows: Mapping[str, Sequence[Row]], options: argparse.Namespace, param
                 f"{ours.solve_seconds:.1f}",
             ]
         lines.append(f"| {first.pair} | " + " | ".join(cells) + " |")
-    lines += ["", *_ratios(rows), ""]
-    text = "\n".join(lines)
-    print(text)
-    out = ROOT / "docs/benchmarks"
-    (out / "embedded.md").write_text(text, encoding="utf-8")
+    lines += ["", *_ratios(rows)]
     record = {variant: [asdict(row) for row in found] for variant, found in rows.items()}
     whole = {"machine": described(), "params": asdict(params), "rows": record}
-    (out / "embedded.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    report(lines, ROOT / "docs/benchmarks", "embedded", whole)
 
 
 def _ratios(rows: Mapping[str, Sequence[Row]]) -> list[str]:

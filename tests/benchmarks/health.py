@@ -24,6 +24,7 @@ from PIL import Image
 
 from gateway.stack import Stack, local_stack
 from tests.benchmarks.machine import described, models_dir
+from tests.benchmarks.report import report
 
 _ROOT = Path(__file__).parents[2]
 _INTERVAL_SECONDS = 0.01
@@ -40,10 +41,7 @@ def main() -> None:
     with TemporaryDirectory() as logs, local_stack(Path(logs), every={"models_dir": str(models_dir())}) as stack:
         idle = asyncio.run(_measure(stack, options.seconds / 3, solving=False))
         busy = asyncio.run(_measure(stack, options.seconds, solving=True))
-    text = _report(idle, busy, options.seconds)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "health.md").write_text(text)
+    report(_page(idle, busy, options.seconds), options.out, "health")
 
 
 async def _measure(stack: Stack, seconds: float, solving: bool) -> dict[str, list[float]]:
@@ -91,7 +89,7 @@ def _request() -> photo_style_pb2.TransferStreamRequest:
     )
 
 
-def _report(idle: dict[str, list[float]], busy: dict[str, list[float]], seconds: float) -> str:
+def _page(idle: dict[str, list[float]], busy: dict[str, list[float]], seconds: float) -> list[str]:
     lines = [
         "# gRPC health checks while a solve runs",
         "",
@@ -106,7 +104,7 @@ def _report(idle: dict[str, list[float]], busy: dict[str, list[float]], seconds:
             median, p99 = (float(np.quantile(latencies, q)) * 1e3 for q in (0.5, 0.99))
             slowest = max(latencies) * 1e3
             lines.append(f"| {name} | {state} | {len(latencies)} | {median:.1f} | {p99:.1f} | {slowest:.1f} |")
-    return "\n".join([*lines, ""])
+    return lines
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from tests.benchmarks.label_maps import find_network
 from tests.benchmarks.label_scores import pooled, score
 from tests.benchmarks.machine import described, models_dir, pairs_dir
 from tests.benchmarks.pairs import LIMITS, ROOT, pair_names
+from tests.benchmarks.report import report
 
 # The order of the indices in ../shared/data/labels/msrc.
 _MSRC_NAMES = (
@@ -72,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *_photo_table(photos),
         *_pair_tables(network),
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "label-confidence.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report(lines, options.out, "label-confidence")
 
 
 def _msrc(network: Network, every: int) -> Iterator[Judged]:

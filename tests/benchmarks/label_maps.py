@@ -38,6 +38,7 @@ from tests.benchmarks.label_scores import Score, matched_share, pooled, score
 from tests.benchmarks.label_sheets import Panel, write_label_sheet
 from tests.benchmarks.machine import described, models_dir, pairs_dir
 from tests.benchmarks.pairs import BUILD, LIMITS, ROOT, pair_names
+from tests.benchmarks.report import report
 
 __all__ = ["VARIANTS", "Row", "find_network"]
 
@@ -97,12 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in _photo_rows(pair, part, networks, options.variants, options.build)
     ]
     agreements = _agreements(networks, options.split, options.photos) if options.agreement else {}
-    options.out.mkdir(parents=True, exist_ok=True)
+    report(_document(rows, agreements, _command(options)), options.out, "label-maps")
     record = {"machine": described(), "rows": [_record(row) for row in rows], "agreements": agreements}
     text = json.dumps(record, indent=None, separators=(",", ":")).replace("},{", "},\n{")
     (options.out / "label-maps.json").write_text(text + "\n", encoding="utf-8")
-    lines = _document(rows, agreements, _command(options))
-    (options.out / "label-maps.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _record(row: Row) -> dict[str, Any]:

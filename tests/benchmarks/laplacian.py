@@ -23,6 +23,7 @@ from torch.nn import functional
 from services.stylizer.core.matting import MattingLaplacian, assembled_laplacian
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT, Pair
+from tests.benchmarks.report import report
 
 _EDGES_PX = (256, 512, 700, 1024)
 _MUS = (1.0, 3.0, 10.0, 30.0)
@@ -56,9 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     speeds = [_speed(edge, options.repeats) for edge in options.edges]
     steps = {name: _steps(name, options.steps_edge) for name in options.pairs}
-    text = _report(speeds, steps, options)
-    print(text)
-    (ROOT / "docs/benchmarks/laplacian.md").write_text(text, encoding="utf-8")
+    report(_page(speeds, steps, options), ROOT / "docs/benchmarks", "laplacian")
 
 
 def _picture(height: int, width: int, seed: int) -> Tensor:
@@ -171,7 +170,7 @@ def _steps(name: str, edge_px: int) -> list[Steps]:
     return rows
 
 
-def _report(speeds: list[Speed], steps: dict[str, list[Steps]], options: argparse.Namespace) -> str:
+def _page(speeds: list[Speed], steps: dict[str, list[Steps]], options: argparse.Namespace) -> list[str]:
     lines = [
         "# The matting Laplacian's product and its proximal step",
         "",
@@ -218,7 +217,7 @@ def _report(speeds: list[Speed], steps: dict[str, list[Steps]], options: argpars
             counts = " | ".join(f"over {_MOST_STEPS}" if n is None else str(n) for n in (row.chebyshev, row.gradients))
             figures = f"{row.exact_fall:.1%} | {counts} | {row.left:.3f} | {row.at_eight:.1%}"
             lines.append(f"| {name} | {row.mu:g} | {figures} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from services.stylizer.core.params import TransferParams
 from tests.benchmarks.judged import transfer_of
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT, Pair, feature_network, pair_names
+from tests.benchmarks.report import report
 
 _EDGE_PX = 384
 
@@ -45,9 +46,8 @@ def main() -> None:
             f"| {name} | " + " | ".join(f"{100 * I[layer]:.2f} / {100 * P[layer]:.2f}" for layer in layers) + " |"
             for name, I, P in rows
         ],
-        "",
     ]
-    (ROOT / "docs/benchmarks/layers.md").write_text("\n".join(lines), encoding="utf-8")
+    report(lines, ROOT / "docs/benchmarks", "layers")
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from services.stylizer.core.params import TransferParams
 from services.stylizer.footprint import predicted
 from services.stylizer.jobs import StylizeJob
 from tests.benchmarks.machine import described
+from tests.benchmarks.report import report
 
 _MIB = 1 << 20
 _NAMES = {"builtin": "vgg19-student"}
@@ -83,8 +84,7 @@ def main() -> None:
             f"| {case.labels} | {warm / _MIB:.0f} | {added:.0f} | {foretold:.0f} | {foretold / added:.2f} |"
         )
         print(lines[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "memory.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report(lines, options.out, "memory")
 
 
 def _child(case: Case, models_dir: Path) -> None:

@@ -26,6 +26,7 @@ from services.stylizer.core.params import TransferParams
 from tests.benchmarks.judged import transfer_of
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT, Pair, feature_network
+from tests.benchmarks.report import report
 
 _PAIR = "09"
 _WAYS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -63,8 +64,7 @@ def main() -> None:
             cells = [f"{statistics.median(seconds):.2f} ({max(seconds):.2f})" for seconds in found]
             lines.append(f"| {edge} | {count} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "neighbours.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    report(lines, options.out, "neighbours")
 
 
 def _together(edge: int, count: int, solves: int, way: Mapping[str, str]) -> list[float]:

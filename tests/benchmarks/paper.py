@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from services.stylizer.core.vgg import VGG19
 from services.stylizer.features import FeatureNetwork
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT, Pair, feature_network, levels, pair_names, write_sheet
+from tests.benchmarks.report import report
 
 _TIMED = 5
 _HISTORY = 100
@@ -77,12 +77,9 @@ def main() -> None:
         rows.append(row)
         print("\n".join(_lines(row)), flush=True)
         shares = shares or _shares(network.trunk, photos)
-    text = _report(rows, shares, network, options.edge, options.evaluations)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"paper-{options.edge}.md").write_text(text)
+    lines = _page(rows, shares, network, options.edge, options.evaluations)
     record = {"machine": described(), "rows": [asdict(row) for row in rows], "shares": shares}
-    (options.out / f"paper-{options.edge}.json").write_text(json.dumps(record, indent=1) + "\n")
+    report(lines, options.out, f"paper-{options.edge}", record)
 
 
 def _pair(pair: Pair, network: FeatureNetwork, evaluations: int) -> tuple[Row, PaperPhotos]:
@@ -182,8 +179,8 @@ def _lines(row: Row) -> list[str]:
     return [start + first, *(f"| | | | {line}" for line in rest)]
 
 
-def _report(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, edge: int, evaluations: int) -> str:
-    lines = [
+def _page(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, edge: int, evaluations: int) -> list[str]:
+    return [
         f"# What each step of `mode = paper` gives at {edge} px",
         "",
         f"Made by `python -m tests.benchmarks.paper --edge {edge} --evaluations {evaluations}`.",
@@ -202,9 +199,7 @@ def _report(rows: list[Row], shares: dict[str, float], network: FeatureNetwork, 
         f"{shares['features_only'] * 1e3:.0f} ms; a step of L-BFGS with {_HISTORY} pairs of history",
         f"{shares['optimiser'] * 1e3:.0f} ms. So what is not network takes {shares['rest_share']:.1%}. Local",
         f"affine fit and smoothing, once at the end: {shares['smoothing']:.1f} s.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from tests.benchmarks.photograph_files import (
     sample,
     vips_lines,
 )
+from tests.benchmarks.report import report
 
 _ROOT = Path(__file__).parents[2]
 _MESSAGE_BYTES = 512 << 20
@@ -74,13 +75,12 @@ def main() -> None:
     for passage in passages:
         (pictures / f"photographs-before.{passage.suffix}").write_bytes(passage.before)
         (pictures / f"photographs-after.{passage.suffix}").write_bytes(passage.after)
-    text = "\n".join([*_head(options), *_summary(passages)])
+    lines = [*_head(options), *_summary(passages)]
     for passage in passages:
-        text += "\n".join(_section(passage))
+        lines += _section(passage)
     if not options.no_costs:
-        text += "\n".join(["", "## Reading and writing alone", "", *_COSTS_NOTE, "", *cost_table(options.width), ""])
-    print(text)
-    (options.out / "photographs.md").write_text(text)
+        lines += ["", "## Reading and writing alone", "", *_COSTS_NOTE, "", *cost_table(options.width)]
+    report(lines, options.out, "photographs")
 
 
 def _passage(title: str, suffix: str, photo: bytes, params: params_pb2.TransferParams) -> Passage:

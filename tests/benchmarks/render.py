@@ -32,6 +32,7 @@ from services.stylizer.core.dither import dither_thresholds
 from tests.benchmarks.dither import dither_table
 from tests.benchmarks.grid_renderer import GridRenderer
 from tests.benchmarks.machine import described
+from tests.benchmarks.report import report
 
 _ROOT = Path(__file__).parents[2]
 _PROXY = (683, 1024)
@@ -63,10 +64,8 @@ def main() -> None:
     grid = _child("--one", "grid", _RATIO_MEGAPIXELS, 8, 8, "--repeats", 1)
     with tempfile.TemporaryDirectory() as cache:
         firsts = [_child("--first", cache=cache) for _ in range(2)]
-    text = _report(sizes, depths, grid, firsts, _ratios(options.repeats), dither_table())
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "render.md").write_text(text)
+    page = _page(sizes, depths, grid, firsts, _ratios(options.repeats), dither_table())
+    report(page, options.out, "render")
     (options.out / "render.svg").write_text(_plot(sizes))
 
 
@@ -181,14 +180,14 @@ def _ratios(repeats: int) -> dict[str, float]:
     return {**medians, "torch_over_kernel": ratio("torch", "kernel"), "grid_over_whole": ratio("grid", "whole")}
 
 
-def _report(
+def _page(
     sizes: list[dict[str, Any]],
     depths: list[dict[str, Any]],
     grid: dict[str, Any],
     firsts: list[dict[str, Any]],
     ratios: dict[str, float],
     dither: list[tuple[str, list[float]]],
-) -> str:
+) -> list[str]:
     def line(row: dict[str, Any], name: str) -> str:
         megapixels = row["width"] * row["height"] / 1e6
         figures = (
@@ -202,7 +201,7 @@ def _report(
         "| bits | pixels | MP | s | fastest s | processor s | processor ms/MP | arrays MiB | more MiB | process MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines = [
+    return [
         "# Rendering at camera resolution",
         "",
         f"Made by `python -m tests.benchmarks.render`. {described()}, numba {numba.__version__},",
@@ -247,9 +246,7 @@ def _report(
         "fine grain when enlarged and none from afar. JPEG at the usual quality of 92 has coarser steps than any of",
         "these patterns and draws bands of its own, whatever it is given; a gradient that must survive wants PNG, TIFF",
         "or 16 bits.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _plot(rows: list[dict[str, Any]]) -> str:

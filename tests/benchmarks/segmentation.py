@@ -9,7 +9,6 @@ in turns. The callers share the cores with the server. Writes ``docs/benchmarks/
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import pyvips
 from dpst.v1 import segmentation_pb2
 
 from tests.benchmarks.machine import described, pairs_dir
+from tests.benchmarks.report import report
 from tests.benchmarks.segmentation_server import MAP_EDGE_PX, STAGES, Load, Server, running, twelve_megapixels
 
 _ROOT = Path(__file__).parents[2]
@@ -60,10 +60,7 @@ def main() -> None:
         running({**settings, **_NO_CACHE, **_MODES["no batches"]}) as off,
     ):
         loads = _in_turns({"batches": on, "no batches": off}, photos, options)
-    text = _page(options, model, large, latencies, kept, loads, photos)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "segmentation.md").write_text(text, encoding="utf-8")
+    page = _page(options, model, large, latencies, kept, loads, photos)
     record = {
         "machine": _machine(),
         "model": f"{model.model.name}/{model.model.version}",
@@ -71,7 +68,7 @@ def main() -> None:
         "cached_seconds": kept,
         "loads": {mode: [asdict(load) for load in each] for mode, each in loads.items()},
     }
-    (options.out / "segmentation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    report(page, options.out, "segmentation", record)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
@@ -119,7 +116,7 @@ def _page(
     kept: list[float],
     loads: dict[str, list[Load]],
     photos: Sequence[bytes],
-) -> str:
+) -> list[str]:
     small = pyvips.Image.new_from_buffer(photos[0], "")
     arguments = f" --model {options.model}" if options.model else ""
     arguments += f" --models-dir {options.models_dir}" if options.models_dir else ""
@@ -132,39 +129,36 @@ def _page(
         on.photos_per_second / off.photos_per_second
         for on, off in zip(loads["batches"], loads["no batches"], strict=True)
     ]
-    return "\n".join(
-        [
-            "# The segmentation service",
-            "",
-            f"Made by `{command}`.",
-            f"{_machine()}. Network {model.model.name}/{model.model.version}, {model.input_edge_px} px, "
-            f"{model.execution_provider}. Maps of at most {MAP_EDGE_PX} px, default refinement, one machine for "
-            "callers and server.",
-            "",
-            "## One photo of 12 MP",
-            f"A JPEG of 4000x3000 px, {len(large) / 1e6:.1f} MB, one request after the other, {options.latencies} of "
-            "them. Milliseconds; total is what the caller sees, segment is everything between network and encoding, "
-            "refinement included.",
-            "",
-            "| | median | p95 | slowest |",
-            "|---|---|---|---|",
-            *(_seconds_row(name, latencies[name]) for name in (*STAGES, "total")),
-            _seconds_row("total, from the cache", kept),
-            "",
-            f"## {options.callers} callers at once",
-            f"{options.repetitions} times {options.photos} photos of {small.width}x{small.height} px for each mode, in "
-            "turns on two servers, cache off. `no batches` is DPST_SEGMENTATION_MAX_BATCH_SIZE=1: one photo at a time "
-            "on all cores. Processor seconds are the server's, for one photo.",
-            "",
-            "| mode | photos/s: min | median | max | mean batch | processor s: median |",
-            "|---|---|---|---|---|---|",
-            *(_load_row(mode, each) for mode, each in loads.items()),
-            "",
-            f"Throughput with batches, relative to none, repetition by repetition: min {min(ratios):.2f}, median "
-            f"{np.median(ratios):.2f}, max {max(ratios):.2f}.",
-            "",
-        ]
-    )
+    return [
+        "# The segmentation service",
+        "",
+        f"Made by `{command}`.",
+        f"{_machine()}. Network {model.model.name}/{model.model.version}, {model.input_edge_px} px, "
+        f"{model.execution_provider}. Maps of at most {MAP_EDGE_PX} px, default refinement, one machine for "
+        "callers and server.",
+        "",
+        "## One photo of 12 MP",
+        f"A JPEG of 4000x3000 px, {len(large) / 1e6:.1f} MB, one request after the other, {options.latencies} of "
+        "them. Milliseconds; total is what the caller sees, segment is everything between network and encoding, "
+        "refinement included.",
+        "",
+        "| | median | p95 | slowest |",
+        "|---|---|---|---|",
+        *(_seconds_row(name, latencies[name]) for name in (*STAGES, "total")),
+        _seconds_row("total, from the cache", kept),
+        "",
+        f"## {options.callers} callers at once",
+        f"{options.repetitions} times {options.photos} photos of {small.width}x{small.height} px for each mode, in "
+        "turns on two servers, cache off. `no batches` is DPST_SEGMENTATION_MAX_BATCH_SIZE=1: one photo at a time "
+        "on all cores. Processor seconds are the server's, for one photo.",
+        "",
+        "| mode | photos/s: min | median | max | mean batch | processor s: median |",
+        "|---|---|---|---|---|---|",
+        *(_load_row(mode, each) for mode, each in loads.items()),
+        "",
+        f"Throughput with batches, relative to none, repetition by repetition: min {min(ratios):.2f}, median "
+        f"{np.median(ratios):.2f}, max {max(ratios):.2f}.",
+    ]
 
 
 def _seconds_row(name: str, seconds: Sequence[float]) -> str:
