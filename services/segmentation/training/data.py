@@ -44,7 +44,7 @@ _MSRC_INDICES: Final = (
 )
 """Class of each pixel value of the MSRC v2 maps."""
 
-_WHOLE, _LEAST_SHARE = 0.4, 0.65
+_WHOLE, _LEAST_SHARE = 0.4, 0.45
 """Share of the views that show all of a photo, and the least share of its sides that the others show."""
 
 _RELIT: Final = 0.6

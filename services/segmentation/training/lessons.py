@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from services.segmentation.training.data import Batch, Photo, normalised, views
+from services.segmentation.training.mixing import mixed
 from services.segmentation.training.scene import STEP_PX
 from services.segmentation.training.teacher import Teacher
 
@@ -66,8 +67,8 @@ class Lessons:
 
     @torch.no_grad()
     def new(self, size: tuple[int, int]) -> Lesson:
-        """Ask the teacher about a batch of views."""
-        batch = self.batch(size)
+        """Ask the teacher about a batch of views, some of which are mixed."""
+        batch = mixed(self.batch(size), self._random)
         top, left = self._random.integers(0, 2, size=2).tolist()
         height, offset = batch.photos.shape[2], (top, left)
         hints = self._teacher(batch.photos)

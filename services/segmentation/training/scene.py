@@ -23,8 +23,8 @@ OUTPUT_STRIDE: Final = 4
 STEP_PX: Final = 8
 """Sides of photos are multiples of this and one more: samples of every stride then lie on the first and last pixel."""
 
-WIDTHS: Final = {"here": 128, "scene": 128, "border": 24, "join": 128, "decode": 128}
-"""Channels of the stages between the trunk and the scores: half of the teacher's."""
+WIDTHS: Final = {"here": 176, "scene": 176, "border": 32, "join": 176, "decode": 176}
+"""Channels of the stages between the trunk and the scores: two thirds of the teacher's."""
 
 
 class Separable(nn.Module):

@@ -40,8 +40,8 @@ class _Row(NamedTuple):
     stride: int
 
 
-_EXPANSION: Final = 3
-"""MobileNetV2's is 6: half of the wide channels are kept."""
+_EXPANSION: Final = 4
+"""MobileNetV2's is 6: two thirds of the wide channels are kept."""
 
 _ROWS: Final = (
     _Row(1, 16, 1, 1),
