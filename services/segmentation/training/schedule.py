@@ -42,9 +42,9 @@ _EXAMPLES: Final = 3
 _LEAST_VARIANCE: Final = 0.01
 """Of a channel, relative to that of all of its stage."""
 
-_CLASSES_WEIGHT: Final = 1.0
-_LABELS_WEIGHT: Final = 2.0
-_PEOPLE_WEIGHT: Final = 0.1
+_CLASSES_WEIGHT: Final = 6.0
+_LABELS_WEIGHT: Final = 12.0
+_PEOPLE_WEIGHT: Final = 0.3
 _REPORT_SECONDS: Final = 300.0
 
 _HALF: Final = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
