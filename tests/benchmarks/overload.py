@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import tempfile
 import time
@@ -138,10 +137,7 @@ def main() -> None:
     parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
     found = asyncio.run(_measured(options.seconds, options.times, options.together))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "overload.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    lines = _table(found)
-    report(lines, options.out, "overload")
+    report(_table(found), options.out, "overload", found)
 
 
 if __name__ == "__main__":

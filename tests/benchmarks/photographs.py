@@ -79,7 +79,7 @@ def main() -> None:
     for passage in passages:
         lines += _section(passage)
     if not options.no_costs:
-        lines += ["", "## Reading and writing alone", "", *_COSTS_NOTE, "", *cost_table(options.width)]
+        lines += ["## Reading and writing alone", "", *_COSTS_NOTE, "", *cost_table(options.width)]
     report(lines, options.out, "photographs")
 
 
@@ -163,7 +163,7 @@ def _summary(passages: list[Passage]) -> list[str]:
 
 def _section(passage: Passage) -> list[str]:
     before, after = (open_photo(data, "photo", _LIMITS).pixels() for data in (passage.before, passage.after))
-    lines = ["", f"## {passage.title}", "", *_levels(before, after), ""]
+    lines = [f"## {passage.title}", "", *_levels(before, after), ""]
     tables = {
         "exiftool": [exiftool_lines(data, passage.suffix) for data in (passage.before, passage.after)],
         "vipsheader": [vips_lines(data) for data in (passage.before, passage.after)],

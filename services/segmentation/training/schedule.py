@@ -45,6 +45,8 @@ _LEAST_VARIANCE: Final = 0.01
 _CLASSES_WEIGHT: Final = 6.0
 _LABELS_WEIGHT: Final = 12.0
 _PEOPLE_WEIGHT: Final = 0.3
+"""These three beside each stage's error, which has 1."""
+
 _REPORT_SECONDS: Final = 300.0
 
 _HALF: Final = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
