@@ -33,7 +33,7 @@ _MOMENTS: Final = 0.9, 0.99
 _AVERAGING: Final = 0.99
 """Of the weights that are returned, an exponential mean over about 100 steps."""
 
-_SMALL_SHARE: Final = 0.4
+_SMALL_SHARE: Final = 0.8
 """Share of the time in which small views are learned: a step takes half as long."""
 
 _EXAMPLES: Final = 3
@@ -47,7 +47,7 @@ _LABELS_WEIGHT: Final = 12.0
 _PEOPLE_WEIGHT: Final = 0.3
 """These three beside each stage's error, which has 1."""
 
-_REPORT_SECONDS: Final = 300.0
+_REPORT_SECONDS: Final = 600.0
 
 _HALF: Final = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 """Whether convolutions are computed in bfloat16: where the processor multiplies it."""
