@@ -16,6 +16,8 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.benchmarks.load import Load, percentiles
 from tests.benchmarks.machine import described
 from tests.benchmarks.report import report
-from tests.benchmarks.resident import resident_bytes
+from tests.benchmarks.resident import processor_seconds, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _READING_SECONDS = 15
@@ -48,7 +50,9 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 health = group.create_task(_health(found, stop))
+                used = [processor_seconds(found)]
                 before = await busy.keep_busy(2, seconds / 3)
+                used.append(processor_seconds(found))
                 rate = before.summary()["answers_a_second"]
                 patience = max(4.0, 6 / rate)
                 memory = [_memory(found)]
@@ -56,7 +60,9 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
                 over = await Load(found.ports["gateway"], content, style, patience, params=_PARAMS).arrive(
                     times * rate, seconds
                 )
+                used.append(processor_seconds(found))
                 after = await busy.keep_busy(2, seconds / 3)
+                used.append(processor_seconds(found))
                 stop.set()
             memory += [*watch.result(), _memory(found)]
             return {
@@ -69,6 +75,9 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
                 "capacity_after": after.summary(),
                 "health_ms": {name: round(1000 * value, 2) for name, value in percentiles(health.result()).items()},
                 "memory_mib": memory,
+                "processor_seconds": [
+                    {name: round(end[name] - start[name], 2) for name in start} for start, end in pairwise(used)
+                ],
             }
 
 
@@ -125,7 +134,32 @@ def _table(found: dict[str, Any]) -> list[str]:
         f"| resident MiB of the gateway, every {_READING_SECONDS} s | {series} |",
         f"| resident MiB, first | {found['memory_mib'][0]} |",
         f"| resident MiB, last | {found['memory_mib'][-1]} |",
+        "",
+        "Share of a core that each process had, and the worker's processor seconds for an answer:",
+        "",
+        "| | before | meanwhile | after |",
+        "|---|---|---|---|",
+        *(_shares(found, name) for name in found["processor_seconds"][0]),
+        _row("worker, seconds an answer", _of_each_part(found, "worker", _answers)),
     ]
+
+
+def _shares(found: dict[str, Any], name: str) -> str:
+    return _row(name, _of_each_part(found, name, lambda part: float(part["seconds"])))
+
+
+def _of_each_part(found: dict[str, Any], name: str, per: Callable[[dict[str, Any]], float]) -> list[float]:
+    """A process's processor seconds for each unit of a part: before, meanwhile, after."""
+    parts = (found[part] for part in ("capacity_before", "overload", "capacity_after"))
+    return [used[name] / per(part) for used, part in zip(found["processor_seconds"], parts, strict=True)]
+
+
+def _answers(part: dict[str, Any]) -> float:
+    return float(part["codes"].get("OK", 1))
+
+
+def _row(name: str, values: list[float]) -> str:
+    return f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |"
 
 
 def main() -> None:

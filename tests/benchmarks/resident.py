@@ -1,4 +1,4 @@
-"""Resident memory of a cluster's processes, and how it grows."""
+"""Resident memory of a cluster's processes, how it grows, and their processor time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import psutil
 
 from tests.faults.cluster import Cluster
 
-__all__ = ["growth_table", "resident_bytes"]
+__all__ = ["growth_table", "processor_seconds", "resident_bytes"]
 
 
 def resident_bytes(found: Cluster) -> dict[str, int]:
     """Of each process and of the worker of its only stylizer, by name."""
-    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
-    return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
+    return {name: process.memory_info().rss for name, process in _processes(found).items()}
+
+
+def processor_seconds(found: Cluster) -> dict[str, float]:
+    """That each of them has had so far, in the system's calls too."""
+    return {name: sum(process.cpu_times()[:2]) for name, process in _processes(found).items()}
 
 
 def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: str, per: float) -> list[str]:
@@ -40,3 +44,8 @@ def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: s
             f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} | {per * late / 1024:.0f} |"
         )
     return lines
+
+
+def _processes(found: Cluster) -> dict[str, psutil.Process]:
+    pids = {name: child.pid for name, child in found.children.items()} | {"worker": found.worker_of("stylizer-0")}
+    return {name: psutil.Process(pid) for name, pid in pids.items()}
