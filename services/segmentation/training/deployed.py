@@ -20,8 +20,8 @@ from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, S
 __all__ = ["Deployed", "in_bytes", "write"]
 
 _SHARPNESS: Final = 1.5
-"""Factor of the logarithms. Learned from soft answers, the network is less sure of itself (0.76 on average of held-out
-photos) than its teacher (0.88), in whose units the confidence rule's limits are; chosen on the pairs, as these were."""
+"""Factor of the logarithms. Learned from soft answers, the network is less sure of itself than its teacher, in whose
+units the confidence rule's limits are; chosen on the pairs, as these were."""
 
 _LEAST_WEIGHTS = 1000
 """Of a tensor that is worth a conversion when the model is loaded."""
@@ -78,8 +78,8 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         name="scene-student",
         version="1",
         licence="Apache-2.0",
-        source="Dilated network for the common labels, from MobileNetV2 of DeepLab for PASCAL VOC (Apache-2.0), by "
-        "python -m services.segmentation.training; docs/training.md",
+        source="Dilated network for the common labels, from MobileNetV2 of DeepLab for PASCAL VOC (Apache-2.0), taught by "
+        "DeepLab for ADE20K (Apache-2.0), by python -m services.segmentation.training; docs/training.md",
         scale="x/255",
         size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
         stride=OUTPUT_STRIDE,
