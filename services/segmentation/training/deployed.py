@@ -78,8 +78,8 @@ def write(network: SceneNetwork, groups: Tensor, folder: Path) -> None:
         name="scene-student",
         version="1",
         licence="Apache-2.0",
-        source="Dilated network for the common labels, from MobileNetV2 of DeepLab for PASCAL VOC (Apache-2.0), taught by "
-        "DeepLab for ADE20K (Apache-2.0), by python -m services.segmentation.training; docs/training.md",
+        source="Dilated network for the common labels, from MobileNetV2 of DeepLab for PASCAL VOC (Apache-2.0), taught "
+        "by DeepLab for ADE20K (Apache-2.0), by python -m services.segmentation.training; docs/training.md",
         scale="x/255",
         size=f"any; best with the long side at {INPUT_EDGE_PX}, sides of the form {STEP_PX}k+1",
         stride=OUTPUT_STRIDE,
