@@ -275,7 +275,7 @@ def test_the_commands_hand_a_look_from_one_to_the_other(solved: Solved, tmp_path
         return result.stdout
 
     first, again, cube = tmp_path / "first.png", tmp_path / "again.png", tmp_path / "evening.cube"
-    flags = ["--quality", "draft", "--solve-edge", 64, "--max-evaluations", 2]
+    flags = ["--quality", "draft", "--solve-edge", 64, "--max-evaluations", 2, "--segmentation-model", "single-region"]
     dpst("stylize", content, style, "-o", first, "--look", look, *flags)
     dpst("render", look, content, "-o", again)
     assert again.read_bytes() == first.read_bytes()
