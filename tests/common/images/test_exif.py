@@ -54,6 +54,18 @@ def test_damaged_blocks(block: bytes) -> None:
         assert len(block_of(tags_of(result))) < 2 * len(block) + 200
 
 
+def test_what_is_cut_off_is_not_read_from_what_is_added() -> None:
+    added = 0
+    for end in range(len(BLOCK) + 1):
+        block = BLOCK[:end]
+        with contextlib.suppress(StructureError):
+            before, after = tags_of(block), tags_of(corrected(block, FACTS))
+            changed = {tag.number for tag in before.exif} ^ {tag.number for tag in after.exif}
+            assert (after.gps, after.interop, changed) == (before.gps, before.interop, set())
+            added += len(after.main) > len(before.main)
+    assert added
+
+
 @settings(deadline=None)
 @given(damaged(TIFF))
 def test_damaged_tiff_files(data: bytes) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from services.common.images.metadata.exif import (
     EXIF,
+    GPS,
     INTEROP,
     INTEROP_INDEX,
     RESOLUTION_UNIT,
@@ -130,13 +131,24 @@ def _wipe_thumbnail(result: bytearray, block: bytes, header: Header, at: int) ->
 
 
 def _add_resolution(result: bytearray, header: Header, resolution: tuple[float, float]) -> None:
-    """Write the first directory anew at the end of the block; what it points to stays."""
+    """Write the first directory anew at the end of the block; what it points to stays.
+
+    Of a block that is cut off, positions may lie where the addition would: to that nothing is added.
+    """
     block = bytes(result)
     main = read_directory(block, header, header.first)
     added = resolution_tags(resolution, header.order)
     kept = [entry for entry in main.entries.values() if entry.number not in {tag.number for tag in added}]
     if sum(entry.size for entry in kept) > _MOST_MAIN_BYTES:
         return
-    result += bytes(len(result) % 2)
-    struct.pack_into(f"{header.order}I", result, 4, len(result))
-    result += directory_bytes([*(entry.tag(block) for entry in kept), *added], len(result), header.order)
+    longer = result + bytes(len(result) % 2)
+    struct.pack_into(f"{header.order}I", longer, 4, len(longer))
+    longer += directory_bytes([*(entry.tag(block) for entry in kept), *added], len(longer), header.order)
+    if _others(longer, header, main) == _others(block, header, main):
+        result[:] = longer
+
+
+def _others(data: bytes | bytearray, header: Header, main: Directory) -> tuple[Directory | None, ...]:
+    """The directories that are not the first one."""
+    exif = pointed(data, header, main, EXIF)
+    return exif, pointed(data, header, main, GPS), pointed(data, header, exif, INTEROP)
