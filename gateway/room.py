@@ -11,7 +11,6 @@ import grpc.aio
 from dpst.v1 import photo_style_pb2, stylizer_pb2
 
 from gateway.downstream import Deadline, explained, is_for_another_replica
-from gateway.refusals import Refusals
 from services.common.config import GatewaySettings
 from services.common.errors import ResourceExhausted, Shortage
 from services.common.images import PhotoInfo
@@ -26,9 +25,6 @@ _RETRY_SECONDS = 2.0
 _WEIGHT_OF_NEW = 0.2
 _ANSWERS = 8
 """Answers in a row of one replica that say that there is no other: their channel asks each in its turn."""
-
-_EACH = 2
-"""Times that each replica of those answers is there, if they are of all."""
 
 
 class Room:
@@ -45,7 +41,6 @@ class Room:
         self._inside = 0
         self._segment_seconds = 0.0
         self._answered: deque[str] = deque(maxlen=_ANSWERS)
-        self._refusals = Refusals()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -69,8 +64,7 @@ class Room:
     async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
         """Ask one stylizer after the other whether it would take this transfer; a lone one is asked once.
 
-        None is asked if all have just refused one that asks no more (``gateway.refusals``). One that lacks the RPC
-        takes all.
+        One that lacks the RPC takes all.
 
         Raises:
             Exception: what the last one that was asked refuses it with.
@@ -88,7 +82,6 @@ class Room:
                 needs_labels = not (transfer.HasField("content_labels") and transfer.HasField("style_labels"))
                 before = self._segment_seconds if needs_labels else 0.0
                 request.remaining_seconds = max(0.0, deadline.remaining() - before)
-            self._refusals.check(request, self._all())
             try:
                 answer = await self._stylizer.CheckRoom(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
@@ -96,12 +89,10 @@ class Room:
                     return
                 refused_by = replica_of(error)
                 self._note(refused_by)
-                self._refusals.note(refused_by, request, error)
                 if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
                 raise explained("stylizer", timeout, error) from error
             self._note(answer.replica)
-            self._refusals.forget(answer.replica)
             return
 
     def _note(self, replica: str) -> None:
@@ -110,9 +101,3 @@ class Room:
 
     def _is_alone(self, replica: str) -> bool:
         return self._answered.count(replica) == _ANSWERS
-
-    def _all(self) -> set[str]:
-        """All replicas; none if they may be more than have answered of late."""
-        found = set(self._answered)
-        known = len(self._answered) == _ANSWERS and all(self._answered.count(each) >= _EACH for each in found)
-        return found if known else set()

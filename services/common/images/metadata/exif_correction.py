@@ -144,11 +144,11 @@ def _add_resolution(result: bytearray, header: Header, resolution: tuple[float, 
     longer = result + bytes(len(result) % 2)
     struct.pack_into(f"{header.order}I", longer, 4, len(longer))
     longer += directory_bytes([*(entry.tag(block) for entry in kept), *added], len(longer), header.order)
-    if _others(longer, header, main) == _others(block, header, main):
+    if _others(bytes(longer), header, main) == _others(block, header, main):
         result[:] = longer
 
 
-def _others(data: bytes | bytearray, header: Header, main: Directory) -> tuple[Directory | None, ...]:
+def _others(data: bytes, header: Header, main: Directory) -> tuple[Directory | None, ...]:
     """The directories that are not the first one."""
     exif = pointed(data, header, main, EXIF)
     return exif, pointed(data, header, main, GPS), pointed(data, header, exif, INTEROP)
