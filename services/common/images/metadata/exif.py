@@ -32,9 +32,9 @@ __all__ = [
     "Y_RESOLUTION",
     "ExifTags",
     "block_of",
+    "inner_directories",
     "is_adobe_rgb",
     "laid_out",
-    "pointed",
     "resolution_of",
     "tags_of",
     "without_maker_note",
@@ -91,14 +91,13 @@ def tags_of(data: bytes) -> ExifTags:
     """Read the tags of an EXIF block, or of a TIFF or BigTIFF file. Raises StructureError if it is neither."""
     header = read_header(data)
     main = read_directory(data, header, header.first)
-    exif = pointed(data, header, main, EXIF)
-    gps = pointed(data, header, main, GPS)
+    exif, gps, interop = inner_directories(data, header, main)
     return ExifTags(
         header.order,
         tuple(_tags(data, main, _DESCRIPTIVE)),
         tuple(tag for tag in _tags(data, exif) if tag.number != INTEROP),
         tuple(_tags(data, gps)),
-        tuple(_tags(data, pointed(data, header, exif, INTEROP))),
+        tuple(_tags(data, interop)),
     )
 
 
@@ -166,7 +165,13 @@ def without_maker_note(block: bytes) -> bytes:
     return block_of(replace(tags, exif=tuple(tag for tag in tags.exif if tag.number != _MAKER_NOTE)))
 
 
-def pointed(data: bytes, header: Header, directory: Directory | None, number: int) -> Directory | None:
+def inner_directories(data: bytes, header: Header, main: Directory) -> tuple[Directory | None, ...]:
+    """Read those of EXIF, GPS and interoperability; None for one that is not there or damaged."""
+    exif = _pointed(data, header, main, EXIF)
+    return exif, _pointed(data, header, main, GPS), _pointed(data, header, exif, INTEROP)
+
+
+def _pointed(data: bytes, header: Header, directory: Directory | None, number: int) -> Directory | None:
     """Read the directory that a tag points to; None if there is none or it is damaged."""
     entry = directory.entries.get(number) if directory else None
     positions = entry.integers(data, header.order) if entry else ()

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from services.common.images.metadata.exif import (
-    EXIF,
-    GPS,
-    INTEROP,
     INTEROP_INDEX,
     RESOLUTION_UNIT,
     X_RESOLUTION,
     Y_RESOLUTION,
-    pointed,
+    inner_directories,
 )
 from services.common.images.metadata.tiff_structure import (
     LONG,
@@ -64,8 +61,7 @@ def corrected(block: bytes, facts: PictureFacts) -> bytes:
     """
     header = read_header(block)
     main = read_directory(block, header, header.first)
-    exif = pointed(block, header, main, EXIF)
-    interop = pointed(block, header, exif, INTEROP)
+    exif, _, interop = inner_directories(block, header, main)
     result = bytearray(block)
 
     def put(directory: Directory | None, number: int, value: int) -> None:
@@ -144,11 +140,5 @@ def _add_resolution(result: bytearray, header: Header, resolution: tuple[float, 
     longer = result + bytes(len(result) % 2)
     struct.pack_into(f"{header.order}I", longer, 4, len(longer))
     longer += directory_bytes([*(entry.tag(block) for entry in kept), *added], len(longer), header.order)
-    if _others(bytes(longer), header, main) == _others(block, header, main):
+    if inner_directories(bytes(longer), header, main) == inner_directories(block, header, main):
         result[:] = longer
-
-
-def _others(data: bytes, header: Header, main: Directory) -> tuple[Directory | None, ...]:
-    """The directories that are not the first one."""
-    exif = pointed(data, header, main, EXIF)
-    return exif, pointed(data, header, main, GPS), pointed(data, header, exif, INTEROP)
