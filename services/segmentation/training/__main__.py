@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        nargs=2,
-        default=(25.0, 80.0),
-        help="of the trunk, and of all (default: 25 80)",
+        nargs=3,
+        default=(25.0, 70.0, 13.0),
+        help="of the trunk, of all, and of what follows the trunk (default: 25 70 13)",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -78,8 +78,12 @@ def main() -> None:
     lessons = Lessons(train, teacher, options.seed)
     teacher.show_of(WIDTHS, lessons.batch(WHOLE).photos)
     fit = Fit(teacher, [photo for _ in range(_FITTED) for photo in lessons.batch(WHOLE).photos])
-    seconds = 60 * options.minutes[0], 60 * options.minutes[1]
-    best = trained(network, lessons, fit, held_out, groups, seconds, lambda mean: torch.save(mean.state_dict(), kept))
+    of_trunk, of_all, of_head = (60 * each for each in options.minutes)
+
+    def keep(mean: SceneNetwork) -> None:
+        torch.save(mean.state_dict(), kept)
+
+    best = trained(network, lessons, fit, held_out, groups, (of_trunk, of_all, of_head), keep)
     write(best, groups, options.out)
 
 

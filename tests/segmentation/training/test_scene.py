@@ -225,7 +225,7 @@ def test_checks_are_the_teachers_labels_of_whole_photos(model: Model) -> None:
     assert check.labels[len(check.labels) // 2 + 2 :].unique().tolist() == [GRASS]
 
 
-def test_training_moves_the_trunk_then_all(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_moves_the_trunk_then_all_then_what_follows_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.segmentation.training.schedule.SMALL", (57, 89))
     monkeypatch.setattr("services.segmentation.training.schedule.WHOLE", (89, 121))
     monkeypatch.setattr("services.segmentation.training.schedule._REPORT_SECONDS", 0.5)
@@ -241,11 +241,13 @@ def test_training_moves_the_trunk_then_all(model: Model, monkeypatch: pytest.Mon
     def keep(mean: SceneNetwork) -> None:
         kept.append({name: value.clone() for name, value in mean.named_parameters()})
 
-    found = trained(network, lessons, fit, small, groups, (3.0, 5.0), keep)
+    found = trained(network, lessons, fit, small, groups, (3.0, 4.0, 2.0), keep)
     assert not found.training
     assert all(torch.equal(kept[0][name], before[name]) for name in before if not name.startswith("trunk."))
     after = dict(found.named_parameters())
     assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
+    moved = {name for name in before if not torch.equal(kept[-2][name], kept[-1][name])}
+    assert moved == {name for name in before if not name.startswith("trunk.")}  # in the last part
     assert all(torch.isfinite(value).all() for value in found.state_dict().values())
 
 
