@@ -1,12 +1,14 @@
 """A stack under ten times its capacity: does accepted work keep its deadline, is the rest refused at once?
 
-    python -m tests.benchmarks.overload [--seconds 180] [--times 10] [--together] [--out build/benchmarks/overload]
+    python -m tests.benchmarks.overload [--seconds 180] [--times 10] [--together] [--quality draft|standard|high]
+        [--out build/benchmarks/overload]
 
 Starts a stack with the built-in networks on all cores but one, for the callers have that one: what their thirty photos
 a second cost them is not the services' to pay (``--together`` lets all share all). Measures its capacity with two
 callers that always have a request under way, then lets requests arrive at ``--times`` that rate, then measures the
 capacity again. All the while a caller asks for health a hundred times a second, which costs the services' core the same
-before, meanwhile and after. Writes ``overload.md`` and ``overload.json``.
+before, meanwhile and after. The requests are for thumbnails, so that as many as can be are refused for each that is
+answered; with ``--quality`` they are of that preset. Writes ``overload.md`` and ``overload.json``.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from tests.benchmarks.resident import processor_seconds, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _READING_SECONDS = 15
+_KNOWN_AFTER_SECONDS = 5.0
 
-_PARAMS = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
+_THUMBNAIL = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
 
 
-async def _measured(seconds: float, times: float, together: bool) -> dict[str, Any]:
+async def _measured(seconds: float, times: float, together: bool, quality: str | None) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
+    params: dict[str, Any] = {"quality": quality} if quality else _THUMBNAIL
     if not together:
         os.sched_setaffinity(0, cores[1:])  # children inherit it
     with tempfile.TemporaryDirectory() as folder:
@@ -45,8 +49,8 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
                 for thread in os.listdir("/proc/self/task"):
                     os.sched_setaffinity(int(thread), cores[:1])
             content, style = picture(1, 640, 480), picture(2, 640, 480)
-            busy = Load(found.ports["gateway"], content, style, 60.0, params=_PARAMS)
-            await busy.keep_busy(1, 5.0)  # so that it knows how fast it is
+            busy = Load(found.ports["gateway"], content, style, 60.0, params=params)
+            await busy.keep_busy(1, _KNOWN_AFTER_SECONDS)  # so that it knows how fast it is
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 health = group.create_task(_health(found, stop))
@@ -57,7 +61,7 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
                 patience = max(4.0, 6 / rate)
                 memory = [_memory(found)]
                 watch = group.create_task(_memories(found, stop))
-                over = await Load(found.ports["gateway"], content, style, patience, params=_PARAMS).arrive(
+                over = await Load(found.ports["gateway"], content, style, patience, params=params).arrive(
                     times * rate, seconds
                 )
                 used.append(processor_seconds(found))
@@ -68,6 +72,7 @@ async def _measured(seconds: float, times: float, together: bool) -> dict[str, A
             return {
                 "machine": described(cores=len(cores)),
                 "together": together,
+                "params": params,
                 "capacity_before": before.summary(),
                 "rate": round(times * rate, 3),
                 "deadline_seconds": round(patience, 2),
@@ -111,13 +116,14 @@ def _table(found: dict[str, Any]) -> list[str]:
     before, after = (found[name]["answers_a_second"] for name in ("capacity_before", "capacity_after"))
     accepted = sum(codes.get(code, 0) for code in ("OK", "DEADLINE_EXCEEDED"))
     series = " ".join(str(reading["gateway"]) for reading in found["memory_mib"])
+    quality = f" --quality {found['params']['quality']}" if "quality" in found["params"] else ""
     refused = over["latency_seconds"].get("RESOURCE_EXHAUSTED", {})
     return [
         "# Ten times too much",
         "",
-        f"Made by `python -m tests.benchmarks.overload`. {found['machine']}.",
-        f"One stylizer with one slot, built-in networks, 640x480 px photos, {_PARAMS['solve_edge_px']} px and "
-        f"{_PARAMS['max_evaluations']} evaluations; "
+        f"Made by `python -m tests.benchmarks.overload{quality}`. {found['machine']}.",
+        f"One stylizer with one slot, built-in networks, 640x480 px photos, "
+        f"{', '.join(f'`{name}` {value}' for name, value in found['params'].items())}; "
         + ("all share all cores." if found["together"] else "the callers have a core of their own."),
         "",
         "| | |",
@@ -169,8 +175,9 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/overload"))
     parser.add_argument("--together", action="store_true")
+    parser.add_argument("--quality", choices=("draft", "standard", "high"))
     options = parser.parse_args()
-    found = asyncio.run(_measured(options.seconds, options.times, options.together))
+    found = asyncio.run(_measured(options.seconds, options.times, options.together, options.quality))
     report(_table(found), options.out, "overload", found)
 
 

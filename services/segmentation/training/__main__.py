@@ -7,7 +7,7 @@
 The teacher is asked about views of the photos of ``split.json`` (its list ``train``); its features at each stage, its
 classes and the common labels that these are grouped into are learned, and people's labels where there are any. The
 trunk starts from a DeepLab for PASCAL VOC, by the weights of that package. Writes ``model.onnx`` and ``manifest.json``;
-``<folder>.pt`` beside keeps the weights on the way. An hour and 50 minutes on two cores.
+``<folder>.pt`` beside keeps the weights on the way. An hour and 52 minutes on two cores.
 """
 
 from __future__ import annotations
