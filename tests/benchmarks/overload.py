@@ -33,7 +33,6 @@ from tests.benchmarks.resident import processor_seconds, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _READING_SECONDS = 15
-_KNOWN_AFTER_SECONDS = 5.0
 
 _THUMBNAIL = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
 
@@ -50,7 +49,7 @@ async def _measured(seconds: float, times: float, together: bool, quality: str |
                     os.sched_setaffinity(int(thread), cores[:1])
             content, style = picture(1, 640, 480), picture(2, 640, 480)
             busy = Load(found.ports["gateway"], content, style, 60.0, params=params)
-            await busy.keep_busy(1, _KNOWN_AFTER_SECONDS)  # so that it knows how fast it is
+            await busy.keep_busy(1, 5.0)  # so that it knows how fast it is
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 health = group.create_task(_health(found, stop))

@@ -69,6 +69,6 @@ async def test_another_gateway_goes_on_from_the_checkpoint(tmp_path: Path, numbe
         difference = np.abs(levels(resumed.picture) - levels(whole.picture))
         print(f"mean difference {difference.mean():.2f} levels")
         assert difference.mean() < TOLERANCE
-        # L-BFGS finds its curvature anew: 0.035 and 0.054 for 0.042 were seen, the more the later the checkpoint is.
+        # L-BFGS finds its curvature anew: 0.035 and 0.054 for 0.042 were seen.
         style, style_of_whole = (each.report.quality.style_relative for each in (resumed, whole))
         assert style < 1.5 * style_of_whole

@@ -84,4 +84,6 @@ def export_onnx(
             if isinstance(name, str):
                 axis.dim_param = name
     del model.graph.value_info[:]  # written in the exporter's names for the axes
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces, with the paths of this machine
     return checked(model)

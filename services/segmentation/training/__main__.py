@@ -78,12 +78,8 @@ def main() -> None:
     lessons = Lessons(train, teacher, options.seed)
     teacher.show_of(WIDTHS, lessons.batch(WHOLE).photos)
     fit = Fit(teacher, [photo for _ in range(_FITTED) for photo in lessons.batch(WHOLE).photos])
-    of_trunk, of_all, of_head = (60 * each for each in options.minutes)
-
-    def keep(mean: SceneNetwork) -> None:
-        torch.save(mean.state_dict(), kept)
-
-    best = trained(network, lessons, fit, held_out, groups, (of_trunk, of_all, of_head), keep)
+    seconds = [60 * each for each in options.minutes]
+    best = trained(network, lessons, fit, held_out, groups, seconds, lambda mean: torch.save(mean.state_dict(), kept))
     write(best, groups, options.out)
 
 

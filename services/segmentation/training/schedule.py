@@ -165,7 +165,7 @@ def trained(
     fit: Fit,
     checks: Sequence[Check],
     groups: Tensor,
-    seconds: tuple[float, float, float],
+    seconds: Sequence[float],
     keep: Callable[[SceneNetwork], None],
 ) -> SceneNetwork:
     """Train the trunk, then all, then what follows the trunk, which stands still then.
@@ -185,15 +185,16 @@ def trained(
     Returns:
         The mean of the last weights, in evaluation mode.
     """
+    of_trunk, of_all, of_head = seconds
     training = _Training(lessons, checks, groups, keep)
     fit.blocks(network)
-    found = training.run(network, _Part(seconds[0], _TRUNK_RATE, of_head=False))
+    found = training.run(network, _Part(of_trunk, _TRUNK_RATE, of_head=False))
     fit.blocks(found)
     fit.head(found)
     training.check(found, "fitted: ")
-    found = training.run(found, _Part(seconds[1], _RATE))
+    found = training.run(found, _Part(of_all, _RATE))
     training.check(found)
-    found = training.run(found, _Part(seconds[2], _HEAD_RATE, of_trunk=False))
+    found = training.run(found, _Part(of_head, _HEAD_RATE, of_trunk=False))
     training.check(found)
     return found.eval()
 
