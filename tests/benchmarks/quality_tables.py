@@ -63,9 +63,9 @@ def field_table(rows: Sequence[Row]) -> list[str]:
         "The better number is bold.",
         *_SECONDS,
         "",
-        "| pair | style | published | affine | published | edges | published | clipped | published | evaluations "
-        f"| at {SCORED_EDGE_PX} px | solve s | first preview s | look bytes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| pair | style | published | affine | published | edges | published | flat | published | clipped | published "
+        f"| evaluations | at {SCORED_EDGE_PX} px | solve s | first preview s | look bytes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         o = row.ours
@@ -126,8 +126,9 @@ def paper_table(rows: Sequence[tuple[Row, Row]], published_evaluations: int) -> 
         *_SCORED,
         *_SECONDS,
         "",
-        f"| pair | picture | evaluations | at {SCORED_EDGE_PX} px | solve s | style | affine | edges | clipped |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| pair | picture | evaluations | at {SCORED_EDGE_PX} px | solve s "
+        "| style | affine | edges | flat | clipped |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for paper, field in rows:
         for start, ours in ((f"{paper.pair} | paper", paper.ours), ("| field", field.ours)):
@@ -139,14 +140,16 @@ def paper_table(rows: Sequence[tuple[Row, Row]], published_evaluations: int) -> 
 
 
 def _figures(q: Quality) -> tuple[str, ...]:
-    return f"{q.style_relative:.4f}", f"{q.affine_per_pixel_e6:.0f}", f"{q.edges:.3f}", f"{q.clipped_share:.3f}"
+    likeness = f"{q.style_relative:.4f}", f"{q.affine_per_pixel_e6:.0f}", f"{q.edges:.3f}"
+    return *likeness, f"{q.flat_deviation:.2f}", f"{q.clipped_share:.3f}"
 
 
 def _beside(ours: Quality, published: Quality) -> list[str]:
     """Ours and published in turn, the better one bold."""
     better = [
         *(ours.style_relative - published.style_relative, ours.affine_per_pixel_e6 - published.affine_per_pixel_e6),
-        *(published.edges - ours.edges, ours.clipped_share - published.clipped_share),
+        *(published.edges - ours.edges, ours.flat_deviation - published.flat_deviation),
+        ours.clipped_share - published.clipped_share,
     ]
     cells = []
     for o, p, excess in zip(_figures(ours), _figures(published), better, strict=True):

@@ -19,7 +19,7 @@ EDGE = (64, 96)
 
 
 def figures(style: float, affine: float, edges: float) -> Quality:
-    return Quality(style, 1.0, affine, edges, 0.0, 700, ())
+    return Quality(style, 1.0, affine, edges, 0.0, 0.0, 700, ())
 
 
 def row(pair: str, ours: Quality, published: Quality) -> Row:

@@ -122,6 +122,7 @@ class Losses(google.protobuf.message.Message):
     SMOOTHNESS_FIELD_NUMBER: builtins.int
     GAMUT_FIELD_NUMBER: builtins.int
     EDGES_FIELD_NUMBER: builtins.int
+    FLATNESS_FIELD_NUMBER: builtins.int
     total: builtins.float
     """Sum of the terms below; what is minimised."""
     content: builtins.float
@@ -136,6 +137,8 @@ class Losses(google.protobuf.message.Message):
     """Penalty for values outside 0..1."""
     edges: builtins.float
     """Penalty for edges that moved; 0 = the same edges."""
+    flatness: builtins.float
+    """Penalty for strokes and blotches where the photo is flat."""
     def __init__(
         self,
         *,
@@ -146,8 +149,9 @@ class Losses(google.protobuf.message.Message):
         smoothness: builtins.float = ...,
         gamut: builtins.float = ...,
         edges: builtins.float = ...,
+        flatness: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine", b"affine", "content", b"content", "edges", b"edges", "gamut", b"gamut", "smoothness", b"smoothness", "style", b"style", "total", b"total"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine", b"affine", "content", b"content", "edges", b"edges", "flatness", b"flatness", "gamut", b"gamut", "smoothness", b"smoothness", "style", b"style", "total", b"total"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Losses: typing_extensions.TypeAlias = Losses
@@ -219,6 +223,7 @@ class Quality(google.protobuf.message.Message):
     CLIPPED_SHARE_FIELD_NUMBER: builtins.int
     SCORED_EDGE_PX_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    FLAT_DEVIATION_FIELD_NUMBER: builtins.int
     style_relative: builtins.float
     """Style distance (masked Gram) relative to the untouched photo's; below 1 is nearer to the style."""
     content: builtins.float
@@ -231,6 +236,8 @@ class Quality(google.protobuf.message.Message):
     """Share of channel values at the ends of the range, 0..1."""
     scored_edge_px: builtins.int
     """Long edge in pixels at which the numbers were taken."""
+    flat_deviation: builtins.float
+    """What flat ground gained in deviation, root mean square in levels of 255; 0 = as flat as the photo's."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LabelQuality]:
         """The same for every label."""
@@ -245,8 +252,9 @@ class Quality(google.protobuf.message.Message):
         clipped_share: builtins.float = ...,
         scored_edge_px: builtins.int = ...,
         labels: collections.abc.Iterable[Global___LabelQuality] | None = ...,
+        flat_deviation: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine_per_pixel_e6", b"affine_per_pixel_e6", "clipped_share", b"clipped_share", "content", b"content", "edges", b"edges", "labels", b"labels", "scored_edge_px", b"scored_edge_px", "style_relative", b"style_relative"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["affine_per_pixel_e6", b"affine_per_pixel_e6", "clipped_share", b"clipped_share", "content", b"content", "edges", b"edges", "flat_deviation", b"flat_deviation", "labels", b"labels", "scored_edge_px", b"scored_edge_px", "style_relative", b"style_relative"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Quality: typing_extensions.TypeAlias = Quality

@@ -186,7 +186,7 @@ class StylizeResponse(google.protobuf.message.Message):
 
     @property
     def checkpoint(self) -> dpst.v1.progress_pb2.Checkpoint:
-        """State from which the solve can be resumed, every two seconds of solving; each one replaces those before."""
+        """State from which the solve can be resumed, every half second of solving; each one replaces those before."""
 
     @property
     def chunk(self) -> dpst.v1.image_pb2.PictureChunk:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from services.stylizer.core.covariance import dot
 from services.stylizer.core.edges import EdgeReference
+from services.stylizer.core.flatness import FlatGround
 from services.stylizer.core.matting import MattingLaplacian, box_mean
 from services.stylizer.core.objective import StyleGoal
 from services.stylizer.core.results import LabelQuality, Quality
@@ -73,6 +74,7 @@ def score(O: Tensor, I: Tensor, goal: StyleGoal, masks: Tensor, names: Sequence[
             content=5 * float(goal.content(picture)),
             affine_per_pixel_e6=float(energy.sum()) / (I.shape[1] * I.shape[2]) * 1e6,
             edges=edge_similarity(O, I),
+            flat_deviation=FlatGround(I.double()).deviation(O.double()),
             clipped_share=float(ends.mean()),
             scored_edge_px=max(I.shape[1:]),
             labels=tuple(labels),

@@ -25,6 +25,7 @@ class Losses:
     smoothness: float
     gamut: float
     edges: float = 0.0
+    flatness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Quality:
         content: 5 times the mean squared difference of the content features.
         affine_per_pixel_e6: matting-Laplacian energy per pixel, times 1e6.
         edges: SSIM of Sobel magnitudes of luma against the content photo, at most 1.
+        flat_deviation: root mean square deviation that flat ground gained, in levels of 255.
         clipped_share: share of channel values at 0 or 255 after rounding to 8 bits.
         scored_edge_px: long edge of the scored pictures.
         labels: the same per label.
@@ -55,6 +57,7 @@ class Quality:
     content: float
     affine_per_pixel_e6: float
     edges: float
+    flat_deviation: float
     clipped_share: float
     scored_edge_px: int
     labels: tuple[LabelQuality, ...]
