@@ -122,6 +122,9 @@ def _parts(problem: Problem, objective: PictureObjective, x: Tensor, O: Tensor) 
     def edges() -> None:
         objective._edges.similarity(T).backward()
 
+    def flatness() -> None:
+        objective._flat.excess(T).backward()
+
     def penalties() -> None:
         (gamut_penalty(T) + objective._palette.penalty(T)).backward()
 
@@ -129,6 +132,7 @@ def _parts(problem: Problem, objective: PictureObjective, x: Tensor, O: Tensor) 
         "proximal step": proximal,
         "Laplacian": laplacian,
         "edges": edges,
+        "flatness": flatness,
         "gamut and palette": penalties,
     }
     if isinstance(problem, GridProblem):

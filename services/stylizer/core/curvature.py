@@ -1,4 +1,4 @@
-"""What one level of a solve has learnt of the objective's curvature, as a start for L-BFGS at the next size.
+"""What a descent has learnt of the objective's curvature, as a start for L-BFGS at the next size or in another process.
 
 L-BFGS keeps pairs of a step s and the change y of the gradient along it; they make its inverse Hessian (Nocedal &
 Wright 2006, eq. 7.16). Alone, a level begins without any, guesses the length of a first step along the plain gradient
@@ -9,66 +9,105 @@ step has the same values there, and a pixel's share of the gradient falls with t
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.stylizer.core.variables import resized
 
-__all__ = ["Path", "preload"]
+__all__ = ["Pair", "Path", "alike", "compact", "preload", "reduced"]
 
 _LEAST_CURVATURE: Final = 1e-10
 """Of sᵀy; torch's own limit, below which it keeps no pair either."""
 
 
+class Pair(NamedTuple):
+    """A step of a descent and the change of the gradient along it, both (3, h, w) or both of another shape."""
+
+    step: Tensor
+    change: Tensor
+
+
 class Path:
-    """The last points of a descent, each lower than the one before, with their gradients.
+    """The pairs of a descent: between its points, each lower than the one before.
 
     Args:
-        pairs: most pairs of neighbours kept.
+        pairs: most pairs kept, the last ones.
+        edge_px: long edge to which pairs of pictures are reduced; 0 = they are kept as they are.
     """
 
-    def __init__(self, pairs: int) -> None:
-        self._points: deque[tuple[Tensor, Tensor]] = deque(maxlen=pairs + 1)
+    def __init__(self, pairs: int, edge_px: int = 0) -> None:
+        self._pairs: deque[Pair] = deque(maxlen=pairs)
+        self._edge = edge_px
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """Oldest first."""
+        return tuple(self._pairs)
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
         """Add a point, (3, h, w) or of any other shape, and the objective's gradient there."""
-        self._points.append((x, gradient))
-
-    def pairs(self, like: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs (s, y) in the shape of ``like``, oldest first; none if pictures and something else would be mixed.
-
-        Args:
-            like: (3, H, W) a picture, or of exactly the shape of the points.
-        """
-        if len(self._points) < 2:
-            return []
-        x, _ = self._points[0]
-        if x.shape != like.shape and (x.ndim != 3 or like.ndim != 3):
-            return []
-        share = x.numel() / like.numel()
-        return [
-            (_like(x_b - x_a, like), _like(g_b - g_a, like) * share)
-            for (x_a, g_a), (x_b, g_b) in pairwise(self._points)
-        ]
+        if self._last is not None:
+            last_x, last_gradient = self._last
+            pair = Pair(x - last_x, gradient - last_gradient)
+            self._pairs.append(reduced(pair, self._edge) if self._edge else pair)
+        self._last = x, gradient
 
 
-def preload(optimiser: torch.optim.LBFGS, variable: Tensor, unit: float, path: Path) -> None:
+def reduced(pair: Pair, edge_px: int) -> Pair:
+    """The pair of a descent at a smaller size: area-averaged to a long edge of ``edge_px``; a grid's stays as it is."""
+    height, width = pair.step.shape[-2:]
+    factor = edge_px / max(height, width)
+    if pair.step.ndim != 3 or factor >= 1:
+        return pair
+    size = [max(round(height * factor), 1), max(round(width * factor), 1)]
+    step, change = functional.interpolate(torch.stack(pair), size=size, mode="area")
+    return Pair(step, change * (pair.step.numel() / step.numel()))
+
+
+def alike(pairs: Iterable[Pair], like: Tensor) -> list[Pair]:
+    """Pairs in the shape of ``like``; those are left out that are of a grid where it is a picture, or the other way.
+
+    Args:
+        pairs: of descents at any size.
+        like: (3, H, W) a picture, or of exactly the shape of a grid's pairs.
+    """
+    found = []
+    for pair in pairs:
+        if pair.step.shape == like.shape:
+            found.append(pair)
+        elif pair.step.ndim == like.ndim == 3:
+            step, change = (resized(x, like.shape[1:]) for x in pair)
+            found.append(Pair(step, change * (pair.step.numel() / like.numel())))
+    return found
+
+
+def compact(pairs: Sequence[Pair], most: int, edge_px: int) -> list[Pair]:
+    """The last pairs in the shape of the newest one, reduced to a long edge of ``edge_px``; at most ``most``."""
+    if not pairs:
+        return []
+    newest = reduced(pairs[-1], edge_px).step
+    return alike((reduced(pair, edge_px) for pair in pairs[-most:]), newest)
+
+
+def preload(optimiser: torch.optim.LBFGS, variable: Tensor, unit: float, pairs: Sequence[Pair]) -> None:
     """Let an optimiser that has not stepped yet begin with the pairs of an earlier descent.
 
     Args:
         optimiser: of ``variable`` alone.
-        variable: z, where x = start + unit · z is what the points of ``path`` are.
+        variable: z, where x = start + unit · z is what the pairs' points are.
         unit: see ``variable``.
-        path: of the earlier descent; without usable pairs the optimiser stays as it is.
+        pairs: in the variable's shape, oldest first; without usable ones the optimiser stays as it is.
     """
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     inverses: list[Tensor] = []
     scale = variable.new_ones(())
-    for step, change in path.pairs(variable.detach())[-optimiser.param_groups[0]["history_size"] :]:
+    for step, change in pairs[-optimiser.param_groups[0]["history_size"] :]:
         s, y = (step / unit).flatten(), (change * unit).flatten()
         curvature = s.dot(y)
         if curvature > _LEAST_CURVATURE:
@@ -92,7 +131,3 @@ def preload(optimiser: torch.optim.LBFGS, variable: Tensor, unit: float, path: P
         prev_flat_grad=nothing.clone(),
         prev_loss=0.0,
     )
-
-
-def _like(x: Tensor, other: Tensor) -> Tensor:
-    return x if x.shape == other.shape else resized(x, other.shape[1:])

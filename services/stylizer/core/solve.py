@@ -14,8 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from services.stylizer.core.checkpoint import Checkpoint, Journal
-from services.stylizer.core.curvature import Path, preload
+from services.stylizer.core.checkpoint import PAIRS, PAIRS_EDGE_PX, Checkpoint, Journal
+from services.stylizer.core.curvature import Pair, Path, alike, compact, preload
 from services.stylizer.core.errors import SolveCancelled
 from services.stylizer.core.results import Losses
 from services.stylizer.core.variables import Problem, State
@@ -170,7 +170,7 @@ class _Run:
         self._budget, self._on_progress, self._should_stop = time_budget_seconds, on_progress, should_stop
         self._work = sum(level.evaluations * level.edge_px**2 for level in levels)
         self._done = 0  # of the planned work; what a level leaves over is done too
-        self._path = Path(0)
+        self._pairs: Sequence[Pair] = ()  # what is known of the curvature as a level begins
         self._journal = journal
         self._began = time.monotonic()
         self.state, self.evaluations, self.spent, self.stopped_by = start, 0, 0, "max_evaluations"
@@ -179,6 +179,7 @@ class _Run:
             self.state = State(resume.grid, resume.change)
             self.evaluations, self.spent = resume.evaluations, resume.spent
             self.first, self.best = resume.first, resume.best
+            self._pairs = resume.pairs
 
     def descend(self, at: int, level: Level, carries: bool) -> None:
         """Minimise at one level, from where the last one ended; ``carries`` keeps its curvature for another one."""
@@ -191,7 +192,7 @@ class _Run:
         unit = problem.first_step * problem.start.numel()
         y = torch.zeros_like(problem.start).requires_grad_(True)
         best = problem.start
-        path = Path(problem.history if carries else 0)
+        path = Path(problem.history, 0 if carries else PAIRS_EDGE_PX)
         bests: list[float] = []  # best total after each evaluation of this level
         work_before = self._done
         self._done += done_before * level.edge_px**2
@@ -223,7 +224,7 @@ class _Run:
                 left = min(left, max(self._budget - elapsed, 0.0))
             self._on_progress(Progress(self.evaluations, losses, elapsed, left, lambda: problem.picture(point)))
             done = done_before + len(bests)
-            self._journal.write(lambda: self._checkpoint(at, done, problem.state(best)))
+            self._journal.write(lambda: self._checkpoint(at, done, problem.state(best), path))
             return total.detach()
 
         optimiser = torch.optim.LBFGS(
@@ -235,7 +236,7 @@ class _Run:
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
-        preload(optimiser, y, unit, self._path)
+        preload(optimiser, y, unit, alike(self._pairs, problem.start))
         try:
             optimiser.step(closure)  # type: ignore[no-untyped-call]
             self.stopped_by = "plateau"  # the line search found no further descent
@@ -243,7 +244,7 @@ class _Run:
             self.stopped_by = stop.reason
         if bests:
             self.state = problem.state(best)
-        self._path = path
+        self._pairs = (*self._pairs, *path.pairs)
         self._done = work_before + level.evaluations * level.edge_px**2
 
     def _done_before(self, at: int, level: Level) -> int:
@@ -253,10 +254,11 @@ class _Run:
             return 0
         return resume.done if at == resume.level else level.evaluations
 
-    def _checkpoint(self, at: int, done: int, best: State) -> Checkpoint:
+    def _checkpoint(self, at: int, done: int, best: State, path: Path) -> Checkpoint:
         elapsed = time.monotonic() - self._began
         counts = (at, done, self.evaluations, self.spent, elapsed)
-        return Checkpoint(self._journal.key, *counts, self.first, self.best, best.grid, best.change)
+        pairs = compact([*self._pairs, *path.pairs], PAIRS, PAIRS_EDGE_PX)
+        return Checkpoint(self._journal.key, *counts, self.first, self.best, best.grid, best.change, pairs)
 
     def _check_limits(self, level: Level, done: int, bests: Sequence[float]) -> None:
         if self._budget and self.evaluations:

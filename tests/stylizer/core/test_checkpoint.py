@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from services.stylizer.core.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint
+from services.stylizer.core.checkpoint import MAX_CHECKPOINT_BYTES, PAIRS, PAIRS_EDGE_PX, Checkpoint
+from services.stylizer.core.curvature import Pair
 from services.stylizer.core.errors import CheckpointError
 from services.stylizer.core.field import GRID_SHAPE
 from services.stylizer.core.results import Losses
@@ -30,6 +31,7 @@ KEPT = Checkpoint(
     best=Losses(2.0, 0.5, 0.5, 1.0, 0.0, 0.0, 0.25),
     grid=torch.rand(GRID_SHAPE),
     change=torch.rand(3, 12, 16) - 0.5,
+    pairs=[Pair(0.01 * torch.randn(3, 6, 8), 1e-9 * torch.randn(3, 6, 8)) for _ in range(PAIRS)],
 )
 
 
@@ -39,16 +41,31 @@ def changed(**meta: object) -> bytes:
     return save({**arrays, "meta": np.frombuffer(json.dumps(table).encode(), np.uint8)})
 
 
+def with_pairs(**arrays: np.ndarray) -> bytes:
+    return save(load(KEPT.to_bytes()) | arrays)
+
+
 def test_there_and_back() -> None:
     back = Checkpoint.from_bytes(KEPT.to_bytes(), "abc", CPU)
     assert KEPT.change is not None
     assert back.change is not None
     torch.testing.assert_close(back.change, KEPT.change, atol=3e-4, rtol=0)
     assert torch.equal(back.grid, KEPT.grid)
-    plain = {"grid": 0, "change": 0}
+    for pair, kept in zip(back.pairs, KEPT.pairs, strict=True):
+        for found, expected in zip(pair, kept, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
+    plain = {"grid": 0, "change": 0, "pairs": ()}
     assert dataclasses.replace(back, **plain) == dataclasses.replace(KEPT, **plain)  # type: ignore[arg-type]
-    on_the_grid = dataclasses.replace(KEPT, change=None)
-    assert Checkpoint.from_bytes(on_the_grid.to_bytes(), "abc", CPU).change is None
+    grids = [Pair(torch.rand(GRID_SHAPE), torch.zeros(GRID_SHAPE))]
+    on_the_grid = Checkpoint.from_bytes(dataclasses.replace(KEPT, change=None, pairs=grids).to_bytes(), "abc", CPU)
+    assert on_the_grid.change is None
+    assert torch.equal(on_the_grid.pairs[0].change, grids[0].change)
+    assert list(Checkpoint.from_bytes(dataclasses.replace(KEPT, pairs=()).to_bytes(), "abc", CPU).pairs) == []
+    size = (3, PAIRS_EDGE_PX, PAIRS_EDGE_PX)
+    largest = dataclasses.replace(
+        KEPT, change=torch.ones(3, 1024, 1024), pairs=[Pair(torch.ones(size), torch.ones(size))] * PAIRS
+    )
+    assert len(Checkpoint.from_bytes(largest.to_bytes(), "abc", CPU).pairs) == PAIRS
 
 
 @pytest.mark.parametrize(
@@ -67,6 +84,12 @@ def test_there_and_back() -> None:
         (changed(spent=0), "values that no checkpoint has"),
         (changed(elapsed_seconds=float("inf")), "values that no checkpoint has"),
         (save(load(KEPT.to_bytes()) | {"grid": np.zeros((1, 2), np.float32)}), "values that no checkpoint has"),
+        (with_pairs(pairs=np.zeros((PAIRS + 1, 2, 3, 4, 4), np.float16)), "values that no checkpoint has"),
+        (with_pairs(pairs=np.zeros((PAIRS, 3, 4, 4), np.float16)), "values that no checkpoint has"),
+        (with_pairs(pairs=np.full((PAIRS, 2, 3, 4, 4), np.inf, np.float16)), "values that no checkpoint has"),
+        (with_pairs(pairs=np.zeros((PAIRS, 2, 3, 4, 200), np.float16)), "values that no checkpoint has"),
+        (with_pairs(pair_scales=np.full((PAIRS, 2), np.nan, np.float32)), "values that no checkpoint has"),
+        (with_pairs(pair_scales=np.ones((PAIRS, 1), np.float32)), "values that no checkpoint has"),
         (save(load(KEPT.to_bytes()) | {"change": np.full((3, 2, 2), np.nan, np.float16)}), "values that no checkpoint"),
     ],
 )

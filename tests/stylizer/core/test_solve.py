@@ -1,6 +1,7 @@
 """The solve's levels on problems that are cheap: plan, hand-over, limits, cancelling, the best point."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -247,7 +248,19 @@ def test_an_interrupted_solve_goes_on_where_it_stood(after: int) -> None:
     assert (resumed.evaluations, resumed.full_size_evaluations) == (12, whole.full_size_evaluations)
     assert resumed.first == whole.first
     assert resumed.final.total <= kept[-1].best.total
-    assert resumed.final.total < 0.5 * whole.first.total  # the curvature is found anew, so it is not the same point
+    shorter = run(valleys((25, 4), (50, 4), (100, 3)))
+    assert resumed.final.total < 1.01 * shorter.final.total  # one evaluation is lost: that of the point it starts from
+
+
+def test_without_its_pairs_a_checkpoint_is_of_less_use() -> None:
+    levels, kept = valleys((100, 24)), list[Checkpoint]()
+    whole = run(levels, journal=Journal(keep=kept.append))
+    with_pairs, without = (
+        run(levels, journal=Journal(resume=replace(kept[15], pairs=pairs))).final.total
+        for pairs in (kept[15].pairs, ())
+    )
+    assert len(kept[15].pairs) == Valley.history
+    assert whole.final.total <= with_pairs < 0.7 * without
 
 
 def test_checkpoints_come_at_intervals_and_count_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
