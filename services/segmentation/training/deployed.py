@@ -21,7 +21,7 @@ from services.segmentation.training.scene import INPUT_EDGE_PX, OUTPUT_STRIDE, S
 
 __all__ = ["Deployed", "in_bytes", "write"]
 
-_SHARPNESS: Final = 1.9
+_SHARPNESS: Final = 2.1
 """Factor of the logarithms. Learned from soft answers, the network is less sure of itself than its teacher, in whose
 units the confidence rule's limits are; chosen on the pairs, as these were."""
 
