@@ -73,14 +73,10 @@ def _field(bench: Bench, options: argparse.Namespace) -> None:
             quality,
             f"Quality `{quality}` ({params.solve_edge_px} px, {params.max_evaluations} evaluations) beside the "
             "published pictures",
-            f"--parts field --quality {quality}{_pairs(options)}",
+            f"--parts field --quality {quality}",
             field_table(rows),
             {"params": asdict(params), "counts": asdict(Counts.of(rows)), "rows": [asdict(row) for row in rows]},
         )
-
-
-def _pairs(options: argparse.Namespace) -> str:
-    return f" --pairs {' '.join(options.pairs)}" if options.pairs else ""
 
 
 def _sweep(bench: Bench, options: argparse.Namespace) -> None:
@@ -92,7 +88,7 @@ def _sweep(bench: Bench, options: argparse.Namespace) -> None:
     bench.write(
         "sweep",
         f"What more evaluations give at {options.sweep_edge} px",
-        f"--parts sweep --sweep {' '.join(map(str, options.sweep))} --sweep-edge {options.sweep_edge}{_pairs(options)}",
+        f"--parts sweep --sweep {' '.join(map(str, options.sweep))} --sweep-edge {options.sweep_edge}",
         sweep_table(rows),
         {
             "solve_edge_px": options.sweep_edge,
