@@ -21,7 +21,7 @@ SOLVING_SECONDS = 3.0
 """After which there is a checkpoint: they come twice a second."""
 
 TOLERANCE = 3.0
-"""Mean difference in levels of 255 between a resumed and an uninterrupted solve: L-BFGS finds its curvature anew."""
+"""Mean difference in levels of 255 between a resumed and an uninterrupted solve, which take different ways."""
 
 
 async def second_gateway(found: Cluster) -> None:
@@ -69,6 +69,6 @@ async def test_another_gateway_goes_on_from_the_checkpoint(tmp_path: Path, numbe
         difference = np.abs(levels(resumed.picture) - levels(whole.picture))
         print(f"mean difference {difference.mean():.2f} levels")
         assert difference.mean() < TOLERANCE
-        # L-BFGS finds its curvature anew: 0.035 and 0.054 for 0.042 were seen.
         style, style_of_whole = (each.report.quality.style_relative for each in (resumed, whole))
-        assert style < 1.5 * style_of_whole
+        print(f"style distance {style:.4f}, of the whole {style_of_whole:.4f}")
+        assert style < 1.2 * style_of_whole
