@@ -63,7 +63,7 @@ _LEAST_BUDGET_SECONDS = 1e-3
 """One evaluation is made whatever the budget; 0 would be none."""
 
 _CHECKPOINT_SECONDS = 0.5
-"""Work that is lost at most with a worker, and one evaluation; one checkpoint costs about 10 ms and has 1 to 2 MB."""
+"""Work that is lost at most with a worker, and one evaluation; one checkpoint costs about 10 ms and has 1 to 3 MB."""
 
 
 class Pipeline:
