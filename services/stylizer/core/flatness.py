@@ -20,8 +20,8 @@ _WINDOWS_PER_EDGE: Final = 128
 every size."""
 
 _FLAT_VARIANCE: Final = 1e-4
-"""Of the three channels together, in 0..1: a deviation of 1.5 levels of 8 bits, where the sky of the demo's JPEG has 1.0
-in the median. A window with that much counts a quarter, one with ten times as much a hundredth."""
+"""Of the three channels together, in 0..1: a deviation of 1.5 levels of 8 bits, where the sky of the demo's JPEG has
+1.0 in the median. A window with that much counts a quarter, one with ten times as much a hundredth."""
 
 
 class FlatGround:
