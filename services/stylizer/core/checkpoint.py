@@ -131,13 +131,10 @@ class Checkpoint:
             and grid.dtype == np.float32
             and bool(np.isfinite(grid).all())
             and (change is None or _is_picture(change, _MAX_EDGE))
-            and len(pairs) <= PAIRS
-            and scales.shape == (len(pairs), 2)
+            and pairs.shape[:2] == scales.shape in {(count, 2) for count in range(PAIRS + 1)}
             and scales.dtype == np.float32
             and all(_SCALES[0] <= scale <= _SCALES[1] for scale in scales.flat)
-            and all(
-                len(pair) == 2 and all(_is_grid(x) or _is_picture(x, PAIRS_EDGE_PX) for x in pair) for pair in pairs
-            )
+            and all(_is_grid(x) or _is_picture(x, PAIRS_EDGE_PX) for pair in pairs for x in pair)
         )
         if not fine:
             raise CheckpointError("checkpoint.data", "values that no checkpoint has", "must be made by this service")

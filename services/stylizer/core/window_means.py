@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["window_means"]
 
@@ -30,7 +31,7 @@ class _WindowMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
         rows, columns = ctx.window
-        spread = torch.nn.functional.pad(grad_outputs[0], (columns - 1, columns - 1, rows - 1, rows - 1))
+        spread = functional.pad(grad_outputs[0], (columns - 1, columns - 1, rows - 1, rows - 1))
         return _sums(_sums(spread, rows, 1), columns, 2) / (rows * columns), None, None
 
 

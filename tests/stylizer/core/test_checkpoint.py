@@ -41,7 +41,7 @@ def changed(**meta: object) -> bytes:
     return save({**arrays, "meta": np.frombuffer(json.dumps(table).encode(), np.uint8)})
 
 
-def with_pairs(**arrays: np.ndarray) -> bytes:
+def with_arrays(**arrays: np.ndarray) -> bytes:
     return save(load(KEPT.to_bytes()) | arrays)
 
 
@@ -83,14 +83,18 @@ def test_there_and_back() -> None:
         (changed(level=-1), "values that no checkpoint has"),
         (changed(spent=0), "values that no checkpoint has"),
         (changed(elapsed_seconds=float("inf")), "values that no checkpoint has"),
-        (save(load(KEPT.to_bytes()) | {"grid": np.zeros((1, 2), np.float32)}), "values that no checkpoint has"),
-        (with_pairs(pairs=np.zeros((PAIRS + 1, 2, 3, 4, 4), np.float16)), "values that no checkpoint has"),
-        (with_pairs(pairs=np.zeros((PAIRS, 3, 4, 4), np.float16)), "values that no checkpoint has"),
-        (with_pairs(pairs=np.full((PAIRS, 2, 3, 4, 4), np.inf, np.float16)), "values that no checkpoint has"),
-        (with_pairs(pairs=np.zeros((PAIRS, 2, 3, 4, 200), np.float16)), "values that no checkpoint has"),
-        (with_pairs(pair_scales=np.full((PAIRS, 2), np.nan, np.float32)), "values that no checkpoint has"),
-        (with_pairs(pair_scales=np.ones((PAIRS, 1), np.float32)), "values that no checkpoint has"),
-        (save(load(KEPT.to_bytes()) | {"change": np.full((3, 2, 2), np.nan, np.float16)}), "values that no checkpoint"),
+        (with_arrays(grid=np.zeros((1, 2), np.float32)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros((PAIRS + 1, 2, 3, 4, 4), np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros((PAIRS, 3, 4, 4), np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.full((PAIRS, 2, 3, 4, 4), np.inf, np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros((PAIRS, 2, 3, 4, 200), np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros((), np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros(PAIRS, np.float16)), "values that no checkpoint has"),
+        (with_arrays(pairs=np.zeros((PAIRS, 2), np.float16)), "values that no checkpoint has"),
+        (with_arrays(pair_scales=np.ones((), np.float32)), "values that no checkpoint has"),
+        (with_arrays(pair_scales=np.full((PAIRS, 2), np.nan, np.float32)), "values that no checkpoint has"),
+        (with_arrays(pair_scales=np.ones((PAIRS, 1), np.float32)), "values that no checkpoint has"),
+        (with_arrays(change=np.full((3, 2, 2), np.nan, np.float16)), "values that no checkpoint"),
     ],
 )
 def test_what_is_none_is_refused_by_name(data: bytes, text: str) -> None:
