@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-from dpst.v1 import jobs_pb2, photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
+from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 
 from gateway.accounting import counted, timed
 from gateway.admission import admit
 from gateway.downstream import Deadline, explained, is_for_another_replica
 from gateway.fetch import Fetcher
 from gateway.label_notes import label_notes
+from gateway.progress import Progress
 from gateway.regions import Regions, find_regions
 from gateway.room import Room
 from services.common.config import GatewaySettings
@@ -58,7 +59,7 @@ class Pipeline:
         self,
         transfer: photo_style_pb2.Transfer,
         deadline: Deadline,
-        progress: jobs_pb2.TransferProgress | None = None,
+        progress: Progress | None = None,
     ) -> AsyncGenerator[_Event, None]:
         """Yield the numbered events of one transfer, ``accepted`` first, ``done`` last.
 
@@ -70,7 +71,7 @@ class Pipeline:
         started = time.perf_counter()
         sequence = 0
         previewed = False
-        progress = jobs_pb2.TransferProgress() if progress is None else progress
+        progress = Progress() if progress is None else progress
         with counted(self._metrics), self._room.entered():
             async with aclosing(self._events(transfer, deadline, progress)) as events:
                 async for event in events:
@@ -85,7 +86,7 @@ class Pipeline:
                     yield event
 
     async def _events(
-        self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: jobs_pb2.TransferProgress
+        self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: Progress
     ) -> AsyncGenerator[_Event, None]:
         await asyncio.gather(
             self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
@@ -94,11 +95,11 @@ class Pipeline:
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         await self._room.check(transfer, photo, deadline)
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))
-        if not progress.HasField("content"):
+        if progress.regions is None:
             if not (transfer.HasField("content_labels") and transfer.HasField("style_labels")):
                 yield _Event(stage=progress_pb2.StageStarted(stage=report_pb2.STAGE_SEGMENT))
-            await self._find_regions(transfer, deadline, ours, progress)
-        content, style = Regions.kept(progress.content), Regions.kept(progress.style)
+            progress.regions = await self._find_regions(transfer, deadline, ours)
+        content, style = progress.regions
         if content.model or style.model:
             _describe(ours, content, style)
         request = stylizer_pb2.StylizeRequest(
@@ -111,42 +112,36 @@ class Pipeline:
             priority=transfer.priority,
             best_effort=transfer.best_effort,
         )
-        if progress.HasField("checkpoint"):
-            request.checkpoint.CopyFrom(progress.checkpoint)
         async with aclosing(self._stylize(request, deadline, progress)) as responses:
             async for response in responses:
                 yield _forwarded(response, ours)
 
     async def _find_regions(
-        self,
-        transfer: photo_style_pb2.Transfer,
-        deadline: Deadline,
-        ours: report_pb2.TransferReport,
-        progress: jobs_pb2.TransferProgress,
-    ) -> None:
+        self, transfer: photo_style_pb2.Transfer, deadline: Deadline, ours: report_pb2.TransferReport
+    ) -> tuple[Regions, Regions]:
         started = time.perf_counter()
         with span("segment"):
             content, style = await find_regions(self._segmentation, transfer, self._settings, deadline)
         if content.model or style.model:
             ours.stages.append(timed(self._metrics, report_pb2.STAGE_SEGMENT, started))
             self._room.segmented(ours.stages[-1].seconds)
-        progress.content.CopyFrom(content.message())
-        progress.style.CopyFrom(style.message())
+        return content, style
 
     async def _stylize(
-        self, request: stylizer_pb2.StylizeRequest, deadline: Deadline, progress: jobs_pb2.TransferProgress
+        self, request: stylizer_pb2.StylizeRequest, deadline: Deadline, progress: Progress
     ) -> AsyncGenerator[stylizer_pb2.StylizeResponse, None]:
         """The stylizer's events; a replica that is full or lost is passed over, and the next one goes on for it."""
         for tries_left in reversed(range(self._settings.stylizer_tries)):
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
+            if progress.checkpoint is not None:
+                request.checkpoint.CopyFrom(progress.checkpoint)
             call = self._stylizer.Stylize(request, timeout=timeout)
             begun, finished = False, False
             try:
                 async for response in call:
                     finished = response.HasField("done")
                     if response.HasField("checkpoint"):
-                        request.checkpoint.CopyFrom(response.checkpoint)
-                        progress.checkpoint.CopyFrom(response.checkpoint)
+                        progress.checkpoint = response.checkpoint
                         continue
                     begun = begun or response.HasField("chunk")
                     yield response

@@ -18,6 +18,7 @@ from gateway.downstream import Deadline
 from gateway.jobs.files import JobFiles
 from gateway.jobs.store import Claim, Event, JobStore, Outcome, Policy, Verdict
 from gateway.pipeline import Pipeline
+from gateway.progress import Progress
 from services.common.errors import ServiceError, Shortage
 from services.common.logs import bind_request_id
 from services.common.metrics import Metrics
@@ -128,7 +129,7 @@ class _Job:
     def __init__(self, means: _Means, claim: Claim) -> None:
         self._means, self._store, self._claim = means, means.store, claim
         self._metadata = claim.metadata
-        self._progress = jobs_pb2.TransferProgress.FromString(claim.progress)
+        self._progress = Progress.read(claim.progress)
         self._kept = self._achieved()
         self._events: list[Event] = []
         self._begun = False
@@ -210,12 +211,13 @@ class _Job:
         events, self._events = self._events, []
         progress = None
         if (achieved := self._achieved()) != self._kept:  # megabytes, when there are any
-            self._kept, progress = achieved, self._progress.SerializeToString()
+            self._kept, progress = achieved, self._progress.serialized()
         return await self._store.beat(self._claim, self._means.policy, self._metadata, events, progress)
 
     def _achieved(self) -> tuple[bool, int]:
         """Whether regions are found, and after how many evaluations the checkpoint is: it changes with these."""
-        return self._progress.HasField("content"), self._progress.checkpoint.evaluations
+        checkpoint = self._progress.checkpoint
+        return self._progress.regions is not None, 0 if checkpoint is None else checkpoint.evaluations
 
     async def _ended(self, work: asyncio.Task[Outcome]) -> None:
         try:
@@ -230,8 +232,8 @@ class _Job:
         status = status_of(error)
         if status.code == grpc.StatusCode.INTERNAL.value[0]:
             _log.error("a submitted transfer failed", operation=self._claim.name, exc_info=error)
-        if status.code in _REFUSALS and self._progress.HasField("checkpoint") and "checkpoint" in status.message:
-            self._progress.ClearField("checkpoint")  # of another version of the stylizer: from the start then
+        if status.code in _REFUSALS and self._progress.checkpoint is not None and "checkpoint" in status.message:
+            self._progress.checkpoint = None  # of another version of the stylizer: from the start then
             await self._beat()
             await self._give_back(0.0, status, counts=True)
         elif status.code in _REFUSALS:
