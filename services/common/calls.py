@@ -21,6 +21,7 @@ import grpc
 import grpc.aio
 
 from services.common.errors import InvalidArgument
+from services.common.settled import settled
 
 __all__ = ["HEALTH_SERVICE", "Around", "AroundInterceptor", "ServerCall", "final_code", "send_first", "split_method"]
 
@@ -149,7 +150,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(result) as responses:
                     async for response in responses:
                         await _send_pending(context)
-                        await context.write(response)
+                        await settled(context.write(response))
 
         return streaming
 

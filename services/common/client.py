@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,6 +14,7 @@ from services.common.config import ProcessSettings
 from services.common.logs import REQUEST_ID_KEY, current_request_id
 from services.common.metrics import Metrics
 from services.common.renewed_channel import RenewedChannel
+from services.common.settled_calls import SettledChannel
 from services.common.tls import ChannelCertificates
 from services.common.tracing import propagated
 
@@ -78,31 +77,30 @@ def make_channel(target: str, service: str, settings: ProcessSettings, metrics: 
     Certificates are read again when their files change. Raises TlsError if one cannot be read at first.
     """
     options = channel_options(settings.max_message_bytes, service)
-    interceptors: list[grpc.aio.ClientInterceptor] = [
-        _UnaryClient(metrics, settings.token_file),
-        _StreamClient(metrics, settings.token_file),
-    ]
+    observer = _Observer(metrics, settings.token_file)
     if settings.tls_ca is None:
-        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+        return SettledChannel(grpc.aio.insecure_channel(target, options=options), observer)
     certificates = ChannelCertificates(settings.tls_ca, settings)
 
     def opened() -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(target, certificates.credentials(), options=options, interceptors=interceptors)
+        return grpc.aio.secure_channel(target, certificates.credentials(), options=options)
 
-    return RenewedChannel(opened, certificates.exchanged)
+    return SettledChannel(RenewedChannel(opened, certificates.exchanged), observer)
 
 
 class _Observer:
-    def __init__(self, metrics: Metrics, kind: str, token_file: Path | None) -> None:
-        self._metrics, self._kind, self._token_file = metrics, kind, token_file
+    """Signs calls, counts and times them."""
+
+    def __init__(self, metrics: Metrics, token_file: Path | None) -> None:
+        self._metrics, self._token_file = metrics, token_file
         self._observing: set[asyncio.Task[None]] = set()  # a task without a reference may be collected half-way
 
-    def _observe(self, call: grpc.aio.Call, method: str) -> None:
+    def begun(self, call: grpc.aio.Call, kind: str, method: str) -> None:
         started = time.perf_counter()
-        self._metrics.client_started(self._kind, method)
+        self._metrics.client_started(kind, method)
 
         async def finish(seconds: float) -> None:
-            self._metrics.client_finished(self._kind, method, await call.code(), seconds)
+            self._metrics.client_finished(kind, method, await call.code(), seconds)
 
         def done(_call: object) -> None:
             task = asyncio.get_running_loop().create_task(finish(time.perf_counter() - started))
@@ -111,9 +109,9 @@ class _Observer:
 
         call.add_done_callback(done)
 
-    def _signed(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-        """The call with the request's id and this process's key."""
-        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    def metadata(self, given: grpc.aio.Metadata | None) -> grpc.aio.Metadata:
+        """Add the request's id, its span and this process's key."""
+        metadata = grpc.aio.Metadata(*(given or ()))
         request_id = current_request_id()
         if request_id and metadata.get(REQUEST_ID_KEY) is None:
             metadata.add(REQUEST_ID_KEY, request_id)
@@ -121,40 +119,4 @@ class _Observer:
             metadata.add(key, value)
         if self._token_file is not None:
             metadata.add("authorization", f"Bearer {self._token_file.read_text(encoding='utf-8').strip()}")
-        return grpc.aio.ClientCallDetails(
-            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-        )
-
-
-class _UnaryClient(_Observer, grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, metrics: Metrics, token_file: Path | None = None) -> None:
-        super().__init__(metrics, "unary", token_file)
-
-    async def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.UnaryUnaryCall[Any, Any]]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        call = await continuation(self._signed(client_call_details), request)
-        self._observe(call, _text(client_call_details.method))
-        return call
-
-
-class _StreamClient(_Observer, grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, metrics: Metrics, token_file: Path | None = None) -> None:
-        super().__init__(metrics, "server_stream", token_file)
-
-    async def intercept_unary_stream(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.UnaryStreamCall[Any, Any]]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> AsyncIterator[Any] | grpc.aio.UnaryStreamCall[Any, Any]:
-        call = await continuation(self._signed(client_call_details), request)
-        self._observe(call, _text(client_call_details.method))
-        return call
-
-
-def _text(method: str | bytes) -> str:
-    return method.decode() if isinstance(method, bytes) else method
+        return metadata

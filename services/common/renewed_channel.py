@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 import grpc.aio
+
+from services.common.wrapped_channel import WrappedChannel
 
 __all__ = ["RenewedChannel"]
 
@@ -39,8 +40,10 @@ class _Opened:
             self._closing = asyncio.get_running_loop().create_task(self.channel.close())
 
 
-class RenewedChannel(grpc.aio.Channel):
+class RenewedChannel(WrappedChannel):
     """Each call goes through a channel that knows the newest certificates; calls that run stay where they are.
+
+    Only the newest channel is closed with this one; an older one ends with its last call.
 
     Args:
         opened: opens a channel.
@@ -50,6 +53,9 @@ class RenewedChannel(grpc.aio.Channel):
     def __init__(self, opened: Callable[[], grpc.aio.Channel], is_outdated: Callable[[], bool]) -> None:
         self._open, self._is_outdated = opened, is_outdated
         self._now = _Opened(opened())
+
+    def _inner(self) -> grpc.aio.Channel:
+        return self._now.channel
 
     def _current(self) -> _Opened:
         if self._is_outdated():
@@ -67,7 +73,7 @@ class RenewedChannel(grpc.aio.Channel):
         return started
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``grpc.aio.Channel``, like all the following."""
+        """As ``grpc.aio.Channel``, like the following."""
         return self._callable("unary_unary", *args, **kwargs)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,25 +87,3 @@ class RenewedChannel(grpc.aio.Channel):
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
         """See ``unary_unary``."""
         return self._callable("stream_stream", *args, **kwargs)
-
-    async def close(self, grace: float | None = None) -> None:
-        """Close the newest channel; an older one ends with its last call."""
-        await self._now.channel.close(grace)
-
-    async def __aenter__(self) -> RenewedChannel:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.close()
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Of the newest channel."""
-        return self._now.channel.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Of the newest channel."""
-        await self._now.channel.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        """Of the newest channel."""
-        await self._now.channel.channel_ready()

@@ -125,7 +125,7 @@ async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]],
 
 
 def _table(
-    slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]], alone: dict[str, float]
+    slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]], alone: dict[str, tuple[float, float]]
 ) -> list[str]:
     took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
     beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
@@ -146,12 +146,12 @@ def _table(
         "",
         *growth_table([n for n, _ in rows], [row for _, row in rows], "stream", 2000),
         "",
-        f"`grpc.aio` {grpc.__version__} alone, with none of our code, leaves behind when a call is cancelled "
-        "([grpc#43360](https://github.com/grpc/grpc/issues/43360)):",
+        f"What `grpc.aio` {grpc.__version__} alone leaves behind when a call is cancelled "
+        "([grpc#43360](https://github.com/grpc/grpc/issues/43360)), and the same call through a `SettledChannel`:",
         "",
-        "| cancelled | bytes a call |",
-        "|---|---|",
-        *[f"| {kind} | {size:.0f} |" for kind, size in alone.items()],
+        "| cancelled | bytes a call | settled |",
+        "|---|---|---|",
+        *[f"| {kind} | {before:.0f} | {settled:.0f} |" for kind, (before, settled) in alone.items()],
     ]
 
 

@@ -150,10 +150,10 @@ async def test_request_id_travels_and_comes_back() -> None:
         with structlog.contextvars.bound_contextvars(request_id="holiday-7"):
             call = stub.Stylize(stylizer_pb2.StylizeRequest())
             await drain(call)
-        assert dict(await call.initial_metadata())["x-request-id"] == "holiday-7"
+        assert dict(await call.call.initial_metadata())["x-request-id"] == "holiday-7"
         call = stub.Stylize(stylizer_pb2.StylizeRequest(), metadata=(("x-request-id", "not an id!"),))
         await drain(call)
-        made = dict(await call.initial_metadata())["x-request-id"]
+        made = dict(await call.call.initial_metadata())["x-request-id"]
     assert seen == ["holiday-7", made]
     assert is_request_id(made)
     assert made != "not an id!"
@@ -180,7 +180,7 @@ async def test_cancel_reaches_the_handler_at_once() -> None:
 
     async with serving(behave) as (stub, servicer, server_metrics, client_metrics):
         call = stub.Stylize(stylizer_pb2.StylizeRequest())
-        await call.read()
+        await anext(call)
         await started.wait()
         call.cancel()
         await eventually(lambda: servicer.ended_with == ["CancelledError"])

@@ -206,18 +206,18 @@ async def test_a_channel_shows_its_new_certificate_and_its_running_calls_go_on(t
             stub = stylizer_pb2_grpc.StylizerStub(channel)
             servicer.may_end.clear()
             running = stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=30)
-            await running.read()
+            await running.call.read()
             new, new_key = ours.issue("renewed")
             own.write_bytes(b"half written")
             own_key.unlink()
-            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).read()  # no new files: the old ones
+            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).call.read()  # no new files: the old ones
             own_key.write_bytes(new_key.read_bytes())
             own.write_bytes(new.read_bytes())
-            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).read()
+            await stub.Stylize(stylizer_pb2.StylizeRequest(), timeout=5).call.read()
             assert servicer.callers == ["gateway", "gateway", "renewed"]
             servicer.may_end.set()
-            assert await running.read() is grpc.aio.EOF
-            assert await running.code() is grpc.StatusCode.OK
+            assert await running.call.read() is grpc.aio.EOF
+            assert await running.call.code() is grpc.StatusCode.OK
 
 
 def test_unreadable_certificates_are_named(tmp_path: Path) -> None:
