@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -14,7 +16,7 @@ from gateway.downstream import Deadline, explained, is_for_another_replica
 from services.common.config import GatewaySettings
 from services.common.errors import ResourceExhausted, Shortage
 from services.common.images import PhotoInfo
-from services.common.status import replica_of
+from services.common.status import replica_of, shortage_of, status_of
 
 if TYPE_CHECKING:  # the stub of this class has no code behind it
     from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
@@ -23,8 +25,31 @@ __all__ = ["Room"]
 
 _RETRY_SECONDS = 2.0
 _WEIGHT_OF_NEW = 0.2
+_FRESH_SECONDS = 0.2
+"""How long a refusal stands for all who ask for the same and have no more time. Where so many are refused that it
+counts, others wait in the queue, so that no slot is idle for it."""
+
 _ANSWERS = 8
 """Answers in a row of one replica that say that there is no other: their channel asks each in its turn."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Of the last one for whom there was no room."""
+
+    asked: bytes
+    remaining_seconds: float
+    error: grpc.aio.AioRpcError
+    at: float = field(default_factory=time.monotonic)
+
+    def stands_for(self, asked: bytes, remaining_seconds: float) -> bool:
+        is_fresh = time.monotonic() - self.at < _FRESH_SECONDS
+        return is_fresh and asked == self.asked and remaining_seconds <= self.remaining_seconds
+
+    def again(self) -> grpc.aio.AioRpcError:
+        """It as a new error, because each that is raised gathers a traceback."""
+        error = self.error
+        return grpc.aio.AioRpcError(error.code(), error.initial_metadata(), error.trailing_metadata(), error.details())
 
 
 class Room:
@@ -41,6 +66,7 @@ class Room:
         self._inside = 0
         self._segment_seconds = 0.0
         self._answered: deque[str] = deque(maxlen=_ANSWERS)
+        self._refusal: _Refusal | None = None
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -51,10 +77,16 @@ class Room:
                 f"{limit} transfers are under way, as many as may be", _RETRY_SECONDS, Shortage.QUEUE
             )
         self._inside += 1
+        was_refused = False
         try:
             yield
+        except grpc.aio.AioRpcError:  # not always a refusal, but one for whom there was room leaves in other ways
+            was_refused = True
+            raise
         finally:
             self._inside -= 1
+            if not was_refused:
+                self._refusal = None
 
     def segmented(self, seconds: float) -> None:
         """Segmentation took so long: that will be missing from the next deadline."""
@@ -64,7 +96,7 @@ class Room:
     async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
         """Ask one stylizer after the other whether it would take this transfer; a lone one is asked once.
 
-        One that lacks the RPC takes all.
+        None is asked for what all have just refused. One that lacks the RPC takes all.
 
         Raises:
             Exception: what the last one that was asked refuses it with.
@@ -76,12 +108,14 @@ class Room:
             priority=transfer.priority,
             best_effort=transfer.best_effort,
         )
+        asked = request.SerializeToString(deterministic=True)
+        if self._refusal is not None and self._refusal.stands_for(asked, self._remaining(transfer, deadline)):
+            raise self._refusal.again()
         for tries_left in reversed(range(self._settings.stylizer_tries)):
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
+            remaining = self._remaining(transfer, deadline)
             if deadline.seconds is not None:
-                needs_labels = not (transfer.HasField("content_labels") and transfer.HasField("style_labels"))
-                before = self._segment_seconds if needs_labels else 0.0
-                request.remaining_seconds = max(0.0, deadline.remaining() - before)
+                request.remaining_seconds = remaining
             try:
                 answer = await self._stylizer.CheckRoom(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
@@ -91,9 +125,16 @@ class Room:
                 self._note(refused_by)
                 if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
+                if shortage_of(status_of(error)) in (Shortage.QUEUE, Shortage.TIME):
+                    self._refusal = _Refusal(asked, remaining, error)
                 raise explained("stylizer", timeout, error) from error
             self._note(answer.replica)
             return
+
+    def _remaining(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> float:
+        """Seconds that will be left when photos are segmented; infinite if there is no deadline."""
+        needs_labels = not (transfer.HasField("content_labels") and transfer.HasField("style_labels"))
+        return max(0.0, deadline.remaining() - (self._segment_seconds if needs_labels else 0.0))
 
     def _note(self, replica: str) -> None:
         if replica:

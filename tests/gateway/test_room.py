@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import grpc.aio
@@ -13,10 +15,10 @@ from google.rpc import error_details_pb2, status_pb2
 from gateway.downstream import Deadline
 from gateway.room import Room
 from services.common.config import GatewaySettings
-from services.common.errors import Shortage
+from services.common.errors import DeadlineExceeded, Shortage
 from services.common.images import PhotoInfo
 from services.common.metrics import Metrics
-from services.common.status import error_of
+from services.common.status import error_of, shortage_of, status_of
 from tests.gateway.fakes import started
 
 PHOTO = PhotoInfo("png", 48, 32, 8, False, False)
@@ -48,11 +50,12 @@ class Stylizers:
         raise error_of(status_pb2.Status(code=code, message="full", details=[packed]))
 
 
-async def refused(room: Room, stylizers: Stylizers) -> int:
-    """How many were asked until a transfer was refused."""
+async def refused(room: Room, stylizers: Stylizers, seconds: float, photo: PhotoInfo = PHOTO) -> int:
+    """How many were asked until a transfer that has so much time was refused."""
     before = stylizers.asked
-    with pytest.raises(grpc.aio.AioRpcError, match="full"):
-        await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(5.0))
+    with pytest.raises(grpc.aio.AioRpcError, match="full") as caught, room.entered():
+        await room.check(photo_style_pb2.Transfer(), photo, Deadline(seconds))
+    assert shortage_of(status_of(caught.value)) is Shortage.QUEUE
     return stylizers.asked - before
 
 
@@ -63,12 +66,50 @@ async def test_a_lone_stylizer_that_is_full_is_asked_once(names: tuple[str, ...]
     for _ in range(8):
         await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(5.0))
     stylizers.full = True
-    assert [await refused(room, stylizers) for _ in range(4)] == [asked] * 4
+    assert [await refused(room, stylizers, 5.0 + n) for n in range(4)] == [asked] * 4
 
 
 async def test_who_is_alone_is_not_known_at_first_nor_when_another_one_comes() -> None:
     stylizers = Stylizers("a", full=True)
     room = Room(stylizers, GatewaySettings())
-    assert [await refused(room, stylizers) for _ in range(6)] == [2, 2, 2, 2, 1, 1]
+    assert [await refused(room, stylizers, 5.0 + n) for n in range(6)] == [2, 2, 2, 2, 1, 1]
     stylizers.names = ("b", "a")
-    assert [await refused(room, stylizers) for _ in range(3)] == [2, 2, 2]
+    assert [await refused(room, stylizers, 20.0 + n) for n in range(3)] == [2, 2, 2]
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is fresh for longer than any test takes."""
+    monkeypatch.setattr("gateway.room._FRESH_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("fresh")
+async def test_none_is_asked_for_what_has_just_been_refused() -> None:
+    stylizers = Stylizers("a", "b", full=True)
+    room = Room(stylizers, GatewaySettings())
+    assert await refused(room, stylizers, 5.0) == 2
+    assert await refused(room, stylizers, 4.0) == 0
+    assert await refused(room, stylizers, 6.0) == 2, "it has more time"
+    assert await refused(room, stylizers, 5.5) == 0
+    assert await refused(room, stylizers, 5.0, PhotoInfo("png", 24, 16, 8, False, False)) == 2, "it needs less"
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("error", [None, asyncio.CancelledError(), DeadlineExceeded("too late")])
+async def test_a_place_may_be_free_when_a_transfer_has_left(error: BaseException | None) -> None:
+    stylizers = Stylizers("a", full=True)
+    room = Room(stylizers, GatewaySettings())
+    with contextlib.suppress(type(error) if error else ()), room.entered():
+        assert await refused(room, stylizers, 5.0) == 2
+        assert await refused(room, stylizers, 4.0) == 0
+        if error is not None:
+            raise error
+    stylizers.full = False
+    await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(4.0))
+
+
+async def test_a_refusal_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.room._FRESH_SECONDS", 0.0)
+    stylizers = Stylizers("a", full=True)
+    room = Room(stylizers, GatewaySettings())
+    assert await refused(room, stylizers, 5.0) == await refused(room, stylizers, 4.0) == 2
