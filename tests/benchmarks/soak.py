@@ -94,11 +94,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
+    machine = described()  # before an hour in which the tree may change
     rows, codes = asyncio.run(_measured(options.minutes))
     lines = [
         "# Everything at once, for a while",
         "",
-        f"Made by `python -m tests.benchmarks.soak --minutes {options.minutes:g}`. {described()}.",
+        f"Made by `python -m tests.benchmarks.soak --minutes {options.minutes:g}`. {machine}.",
         "",
         f"{sum(codes.values())} calls: {', '.join(f'{name} {count}' for name, count in sorted(codes.items()))}.",
         "",
