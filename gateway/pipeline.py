@@ -88,9 +88,9 @@ class Pipeline:
     async def _events(
         self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: Progress
     ) -> AsyncGenerator[_Event, None]:
-        await asyncio.gather(
-            self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
-        )
+        photos = {"content": transfer.content, "style": transfer.style}
+        named = {field: image for field, image in photos.items() if image.WhichOneof("source") != "data"}
+        await asyncio.gather(*(self._fetcher.fill(image, field) for field, image in named.items()))
         photo = await asyncio.to_thread(admit, transfer, self._settings)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         await self._room.check(transfer, photo, deadline)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import grpc
 import grpc.aio
 
 from services.common.auth import authenticated
-from services.common.calls import AroundInterceptor
+from services.common.calls import AroundInterceptor, ServerCall
 from services.common.config import ProcessSettings
 from services.common.keys import KeyFile
 from services.common.logs import logged_call
@@ -32,16 +35,14 @@ def make_server(settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Server:
     Raises KeyFileError if the callers' keys cannot be read.
     """
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
-    return grpc.aio.server(
-        interceptors=[
-            AroundInterceptor(traced_call),
-            AroundInterceptor(logged_call),
-            AroundInterceptor(metrics.measured_call),
-            AroundInterceptor(mapped_errors),
-            AroundInterceptor(authenticated(keys)),
-        ],
-        options=_options(settings),
-    )
+    known = authenticated(keys)
+
+    @asynccontextmanager
+    async def framed(call: ServerCall) -> AsyncIterator[None]:
+        async with traced_call(call), logged_call(call), metrics.measured_call(call), mapped_errors(call), known(call):
+            yield
+
+    return grpc.aio.server(interceptors=[AroundInterceptor(framed)], options=_options(settings))
 
 
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:

@@ -37,11 +37,12 @@ def image_bytes(image: image_pb2.Image, field: str, max_bytes: int) -> bytes:
     if source in ("ref", "uri"):
         sent = getattr(image, source)[:80]
         raise InvalidArgument(f"{field}.{source}", repr(sent), "is for the gateway, which fills in data; send that")
-    if source is None or not image.data:
+    data = image.data  # a copy, each time
+    if not data:
         raise InvalidArgument(f"{field}.data", "nothing", "an encoded image file is required")
-    if len(image.data) > max_bytes:
-        raise InvalidArgument(f"{field}.data", f"{len(image.data)} bytes", f"at most {max_bytes} bytes are accepted")
-    return image.data
+    if len(data) > max_bytes:
+        raise InvalidArgument(f"{field}.data", f"{len(data)} bytes", f"at most {max_bytes} bytes are accepted")
+    return data
 
 
 def label_map_from_message(message: labels_pb2.LabelMap, field: str, limits: ImageLimits) -> LabelMap:
