@@ -93,24 +93,27 @@ class Room:
         before = self._segment_seconds or seconds
         self._segment_seconds = before + _WEIGHT_OF_NEW * (seconds - before)
 
+    def recall(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
+        """Refuse what the stylizers have just refused, before anything else is done for it.
+
+        Raises:
+            AioRpcError: as then.
+        """
+        if self._refusal is not None:
+            asked = _asked(transfer, content).SerializeToString(deterministic=True)
+            if self._refusal.stands_for(asked, self._remaining(transfer, deadline)):
+                raise self._refusal.again()
+
     async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
         """Ask one stylizer after the other whether it would take this transfer; a lone one is asked once.
 
-        None is asked for what all have just refused. One that lacks the RPC takes all.
+        One that lacks the RPC takes all.
 
         Raises:
             Exception: what the last one that was asked refuses it with.
         """
-        request = stylizer_pb2.CheckRoomRequest(
-            params=transfer.params,
-            width_px=content.width_px,
-            height_px=content.height_px,
-            priority=transfer.priority,
-            best_effort=transfer.best_effort,
-        )
+        request = _asked(transfer, content)
         asked = request.SerializeToString(deterministic=True)
-        if self._refusal is not None and self._refusal.stands_for(asked, self._remaining(transfer, deadline)):
-            raise self._refusal.again()
         for tries_left in reversed(range(self._settings.stylizer_tries)):
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
             remaining = self._remaining(transfer, deadline)
@@ -142,3 +145,13 @@ class Room:
 
     def _is_alone(self, replica: str) -> bool:
         return self._answered.count(replica) == _ANSWERS
+
+
+def _asked(transfer: photo_style_pb2.Transfer, content: PhotoInfo) -> stylizer_pb2.CheckRoomRequest:
+    return stylizer_pb2.CheckRoomRequest(
+        params=transfer.params,
+        width_px=content.width_px,
+        height_px=content.height_px,
+        priority=transfer.priority,
+        best_effort=transfer.best_effort,
+    )

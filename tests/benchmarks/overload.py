@@ -33,6 +33,7 @@ from tests.benchmarks.resident import processor_seconds, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _READING_SECONDS = 15
+_SECONDS = 180.0
 
 _THUMBNAIL = {"solve_edge_px": 128, "max_evaluations": 12, "preview_every": 0}
 
@@ -71,6 +72,7 @@ async def _measured(seconds: float, times: float, together: bool, quality: str |
             return {
                 "machine": described(cores=len(cores)),
                 "together": together,
+                "seconds": seconds,
                 "params": params,
                 "capacity_before": before.summary(),
                 "rate": round(times * rate, 3),
@@ -115,12 +117,13 @@ def _table(found: dict[str, Any]) -> list[str]:
     before, after = (found[name]["answers_a_second"] for name in ("capacity_before", "capacity_after"))
     accepted = sum(codes.get(code, 0) for code in ("OK", "DEADLINE_EXCEEDED"))
     series = " ".join(str(reading["gateway"]) for reading in found["memory_mib"])
-    quality = f" --quality {found['params']['quality']}" if "quality" in found["params"] else ""
+    options = f" --seconds {found['seconds']:g}" if found["seconds"] != _SECONDS else ""
+    options += f" --quality {found['params']['quality']}" if "quality" in found["params"] else ""
     refused = over["latency_seconds"].get("RESOURCE_EXHAUSTED", {})
     return [
         "# Ten times too much",
         "",
-        f"Made by `python -m tests.benchmarks.overload{quality}`. {found['machine']}.",
+        f"Made by `python -m tests.benchmarks.overload{options}`. {found['machine']}.",
         f"One stylizer with one slot, built-in networks, 640x480 px photos, "
         f"{', '.join(f'`{name}` {value}' for name, value in found['params'].items())}; "
         + ("all share all cores." if found["together"] else "the callers have a core of their own."),
@@ -170,7 +173,7 @@ def _row(name: str, values: list[float]) -> str:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--seconds", type=float, default=_SECONDS)
     parser.add_argument("--times", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/overload"))
     parser.add_argument("--together", action="store_true")

@@ -50,11 +50,18 @@ class Stylizers:
         raise error_of(status_pb2.Status(code=code, message="full", details=[packed]))
 
 
-async def refused(room: Room, stylizers: Stylizers, seconds: float, photo: PhotoInfo = PHOTO) -> int:
-    """How many were asked until a transfer that has so much time was refused."""
-    before = stylizers.asked
-    with pytest.raises(grpc.aio.AioRpcError, match="full") as caught, room.entered():
+async def let_in(room: Room, seconds: float, photo: PhotoInfo = PHOTO) -> None:
+    """Let in a transfer that has so much time, if there is room."""
+    with room.entered():
+        room.recall(photo_style_pb2.Transfer(), photo, Deadline(seconds))
         await room.check(photo_style_pb2.Transfer(), photo, Deadline(seconds))
+
+
+async def refused(room: Room, stylizers: Stylizers, seconds: float, photo: PhotoInfo = PHOTO) -> int:
+    """How many were asked until such a transfer was refused."""
+    before = stylizers.asked
+    with pytest.raises(grpc.aio.AioRpcError, match="full") as caught:
+        await let_in(room, seconds, photo)
     assert shortage_of(status_of(caught.value)) is Shortage.QUEUE
     return stylizers.asked - before
 
@@ -105,7 +112,7 @@ async def test_a_place_may_be_free_when_a_transfer_has_left(error: BaseException
         if error is not None:
             raise error
     stylizers.full = False
-    await room.check(photo_style_pb2.Transfer(), PHOTO, Deadline(4.0))
+    await let_in(room, 4.0)
 
 
 async def test_a_refusal_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
