@@ -121,10 +121,12 @@ async def _streams(found: Cluster, count: int) -> list[tuple[int, dict[str, int]
 
 
 async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], list[tuple[int, dict[str, int]]]]:
-    os.environ |= _GIVE_BACK  # children inherit it
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
             slots = await _slot_seconds(found, jobs)
+    os.environ |= _GIVE_BACK  # children inherit it
+    with tempfile.TemporaryDirectory() as folder:
+        async with cluster(Path(folder), stylizers=1) as found:
             await _streams(found, streams)
             return slots, await _streams(found, streams)
 
