@@ -26,8 +26,8 @@ __all__ = ["Room"]
 _RETRY_SECONDS = 2.0
 _WEIGHT_OF_NEW = 0.2
 _FRESH_SECONDS = 0.2
-"""How long a refusal stands for all who ask for the same and have no more time. Where so many are refused that it
-counts, others wait in the queue, so that no slot is idle for it."""
+"""How long a lone stylizer's refusal stands for all who ask for the same and have no more time. Where so many are
+refused that it counts, others wait in the queue, so that no slot is idle for it."""
 
 _ANSWERS = 8
 """Answers in a row of one replica that say that there is no other: their channel asks each in its turn."""
@@ -35,7 +35,7 @@ _ANSWERS = 8
 
 @dataclass(frozen=True)
 class _Refusal:
-    """Of the last one for whom there was no room."""
+    """Of the last one for whom a lone stylizer had no room; of several, the next one to be asked may have some."""
 
     asked: bytes
     remaining_seconds: float
@@ -94,7 +94,7 @@ class Room:
         self._segment_seconds = before + _WEIGHT_OF_NEW * (seconds - before)
 
     def recall(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
-        """Refuse what the stylizers have just refused, before anything else is done for it.
+        """Refuse what a lone stylizer has just refused, before anything else is done for it.
 
         Raises:
             AioRpcError: as then.
@@ -128,7 +128,7 @@ class Room:
                 self._note(refused_by)
                 if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
-                if shortage_of(status_of(error)) in (Shortage.QUEUE, Shortage.TIME):
+                if self._is_alone(refused_by) and shortage_of(status_of(error)) in (Shortage.QUEUE, Shortage.TIME):
                     self._refusal = _Refusal(asked, remaining, error)
                 raise explained("stylizer", timeout, error) from error
             self._note(answer.replica)

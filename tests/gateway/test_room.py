@@ -90,24 +90,38 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.room._FRESH_SECONDS", 60.0)
 
 
+async def known(*names: str) -> tuple[Room, Stylizers]:
+    """Stylizers that have let in some and are full now."""
+    stylizers = Stylizers(*names)
+    room = Room(stylizers, GatewaySettings())
+    for _ in range(8):
+        await let_in(room, 5.0)
+    stylizers.full = True
+    return room, stylizers
+
+
 @pytest.mark.usefixtures("fresh")
 async def test_none_is_asked_for_what_has_just_been_refused() -> None:
-    stylizers = Stylizers("a", "b", full=True)
-    room = Room(stylizers, GatewaySettings())
-    assert await refused(room, stylizers, 5.0) == 2
+    room, stylizers = await known("a")
+    assert await refused(room, stylizers, 5.0) == 1
     assert await refused(room, stylizers, 4.0) == 0
-    assert await refused(room, stylizers, 6.0) == 2, "it has more time"
+    assert await refused(room, stylizers, 6.0) == 1, "it has more time"
     assert await refused(room, stylizers, 5.5) == 0
-    assert await refused(room, stylizers, 5.0, PhotoInfo("png", 24, 16, 8, False, False)) == 2, "it needs less"
+    assert await refused(room, stylizers, 5.0, PhotoInfo("png", 24, 16, 8, False, False)) == 1, "it needs less"
+
+
+@pytest.mark.usefixtures("fresh")
+async def test_another_stylizer_may_have_room() -> None:
+    room, stylizers = await known("a", "b")
+    assert [await refused(room, stylizers, 5.0 - n) for n in range(3)] == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("error", [None, asyncio.CancelledError(), DeadlineExceeded("too late")])
 async def test_a_place_may_be_free_when_a_transfer_has_left(error: BaseException | None) -> None:
-    stylizers = Stylizers("a", full=True)
-    room = Room(stylizers, GatewaySettings())
+    room, stylizers = await known("a")
     with contextlib.suppress(type(error) if error else ()), room.entered():
-        assert await refused(room, stylizers, 5.0) == 2
+        assert await refused(room, stylizers, 5.0) == 1
         assert await refused(room, stylizers, 4.0) == 0
         if error is not None:
             raise error
@@ -117,6 +131,5 @@ async def test_a_place_may_be_free_when_a_transfer_has_left(error: BaseException
 
 async def test_a_refusal_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.room._FRESH_SECONDS", 0.0)
-    stylizers = Stylizers("a", full=True)
-    room = Room(stylizers, GatewaySettings())
-    assert await refused(room, stylizers, 5.0) == await refused(room, stylizers, 4.0) == 2
+    room, stylizers = await known("a")
+    assert await refused(room, stylizers, 5.0) == await refused(room, stylizers, 4.0) == 1
