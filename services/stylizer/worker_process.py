@@ -21,6 +21,7 @@ import structlog
 from services.common.config import StylizerSettings
 from services.stylizer.footprint import Footprint
 from services.stylizer.jobs import Ended, Failed, Job, NetworkInfo, Ready, WorkerEvent
+from services.stylizer.unread import Unread
 from services.stylizer.vitals import Vitals
 
 __all__ = ["WorkerLost", "WorkerProcess", "memory_limit"]
@@ -65,7 +66,7 @@ class _Job:
     """A job that the worker has."""
 
     on_free: Callable[[bool], None]
-    events: asyncio.Queue[WorkerEvent | WorkerLost] = field(default_factory=asyncio.Queue)
+    events: Unread[WorkerEvent | WorkerLost] = field(default_factory=Unread)
 
 
 class WorkerProcess:
