@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from services.common.errors import InvalidArgument
+from services.common.errors import Cancelled, InvalidArgument
 from services.common.settled import settled
 
 __all__ = ["HEALTH_SERVICE", "Around", "AroundInterceptor", "ServerCall", "final_code", "send_first", "split_method"]
@@ -104,11 +104,13 @@ def _refusing(behaviour: Any, kind: str) -> Any:
 class AroundInterceptor(grpc.aio.ServerInterceptor):
     """Enters ``around(call)`` before every handler and leaves it after.
 
-    Calls that stream both ways pass untouched: of those there is reflection only.
+    A handler whose caller takes nothing of its stream for ``stall_seconds`` ends with ``Cancelled``: what it holds is
+    free then, though its status waits behind what the caller has not taken. Calls that stream both ways pass untouched:
+    of those there is reflection only.
     """
 
-    def __init__(self, around: Around) -> None:
-        self._around = around
+    def __init__(self, around: Around, stall_seconds: float) -> None:
+        self._around, self._stall_seconds = around, stall_seconds
 
     async def intercept_service(
         self,
@@ -150,9 +152,16 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(result) as responses:
                     async for response in responses:
                         await _send_pending(context)
-                        await settled(context.write(response))
+                        await self._write(context, response)
 
         return streaming
+
+    async def _write(self, context: grpc.aio.ServicerContext[Any, Any], response: Any) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await settled(context.write(response))
+        except TimeoutError:
+            raise Cancelled(f"the caller has taken nothing for {self._stall_seconds:g} s") from None
 
 
 def _kind(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Any]:

@@ -119,6 +119,11 @@ class ProcessSettings(BaseSettings):
         default=32, ge=16, description="Smallest edge accepted; below it conv5_1 has nothing to see."
     )
     max_edge_px: int = Field(default=30_000, ge=64, description="Largest edge accepted.")
+    stall_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="A caller that takes none of a stream for so long is let go, and its work ended.",
+    )
     drain_seconds: float = Field(
         default=30.0,
         ge=0,

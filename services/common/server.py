@@ -42,7 +42,7 @@ def make_server(settings: ProcessSettings, metrics: Metrics) -> grpc.aio.Server:
         async with traced_call(call), logged_call(call), metrics.measured_call(call), mapped_errors(call), known(call):
             yield
 
-    return grpc.aio.server(interceptors=[AroundInterceptor(framed)], options=_options(settings))
+    return grpc.aio.server(interceptors=[AroundInterceptor(framed, settings.stall_seconds)], options=_options(settings))
 
 
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:

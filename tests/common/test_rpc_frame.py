@@ -189,6 +189,36 @@ async def test_cancel_reaches_the_handler_at_once() -> None:
         await eventually(lambda: sample(client_metrics, "grpc_client_handled_total", **labels) == 1)
 
 
+async def test_a_caller_that_takes_nothing_is_let_go() -> None:
+    ended = asyncio.Event()
+
+    class Flood(stylizer_pb2_grpc.StylizerServicer):
+        async def Stylize(self, request, context) -> AsyncIterator[stylizer_pb2.StylizeResponse]:
+            checkpoint = progress_pb2.Checkpoint(data=bytes(1 << 20))
+            try:
+                while True:
+                    yield stylizer_pb2.StylizeResponse(checkpoint=checkpoint)
+            finally:
+                ended.set()
+
+    server = make_server(ProcessSettings(stall_seconds=0.5), Metrics())
+    stylizer_pb2_grpc.add_StylizerServicer_to_server(Flood(), server)
+    port = bind(server, "127.0.0.1", 0)
+    await server.start()
+    async with make_channel(f"127.0.0.1:{port}", "dpst.v1.Stylizer", SETTINGS, Metrics()) as channel:
+        call = stylizer_pb2_grpc.StylizerStub(channel).Stylize(stylizer_pb2.StylizeRequest())
+        for _ in range(20):  # longer than the limit, but it takes something now and then
+            await anext(call)
+            await asyncio.sleep(0.05)
+        assert not ended.is_set()
+        async with asyncio.timeout(10):
+            await ended.wait()
+        with pytest.raises(grpc.aio.AioRpcError, match=r"nothing for 0.5 s") as caught:
+            await drain(call)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED
+    await server.stop(None)
+
+
 async def test_metrics_count_calls_on_both_sides() -> None:
     async def behave() -> None:
         return None
