@@ -162,6 +162,8 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
                 await settled(context.write(response))
         except TimeoutError:
             raise Cancelled(f"the caller has taken nothing for {self._stall_seconds:g} s") from None
+        except grpc.aio.InternalError as error:  # the call ended before this was sent; its cancel is on the way
+            raise Cancelled("the caller has left") from error
 
 
 def _kind(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Any]:

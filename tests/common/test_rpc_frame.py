@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
@@ -17,6 +18,7 @@ from grpc_status import rpc_status
 from prometheus_client import generate_latest
 
 from services.common import errors
+from services.common.calls import AroundInterceptor, ServerCall
 from services.common.client import make_channel
 from services.common.config import ProcessSettings
 from services.common.logs import current_request_id, is_request_id
@@ -217,6 +219,27 @@ async def test_a_caller_that_takes_nothing_is_let_go() -> None:
             await drain(call)
         assert caught.value.code() is grpc.StatusCode.CANCELLED
     await server.stop(None)
+
+
+async def test_a_write_that_fails_is_a_caller_that_has_left() -> None:
+    class Left:
+        async def write(self, response: object) -> None:
+            raise grpc.aio.InternalError("Failed grpc_call_start_batch")
+
+    async def stylize(request, context) -> AsyncIterator[str]:
+        yield "event"
+
+    @asynccontextmanager
+    async def around(call: ServerCall) -> AsyncIterator[None]:
+        yield
+
+    async def found(details: object) -> grpc.RpcMethodHandler:
+        return grpc.unary_stream_rpc_method_handler(stylize)
+
+    details = SimpleNamespace(method="/dpst.v1.Stylizer/Stylize")
+    handler = await AroundInterceptor(around, 5.0).intercept_service(found, details)
+    with pytest.raises(errors.Cancelled, match="left"):
+        await handler.unary_stream("request", Left())
 
 
 async def test_metrics_count_calls_on_both_sides() -> None:
