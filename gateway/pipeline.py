@@ -88,9 +88,9 @@ class Pipeline:
     async def _events(
         self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: Progress
     ) -> AsyncGenerator[_Event, None]:
-        photos = {"content": transfer.content, "style": transfer.style}
-        named = {field: image for field, image in photos.items() if image.WhichOneof("source") != "data"}
-        await asyncio.gather(*(self._fetcher.fill(image, field) for field, image in named.items()))
+        await asyncio.gather(
+            self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
+        )
         photo = await asyncio.to_thread(admit_content, transfer, self._settings)
         self._room.recall(transfer, photo, deadline)
         await asyncio.to_thread(admit_rest, transfer, photo, self._settings)

@@ -123,7 +123,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
             return handler
         read, write, method = handler.request_deserializer, handler.response_serializer, handler_call_details.method
         kind, behaviour = _kind(handler)
-        if read is not None and not isinstance(read, _Reader):  # this is the innermost of our interceptors
+        if read is not None:
             behaviour, read = _refusing(behaviour, kind), _Reader(read)
         if kind == "server_stream":
             return grpc.unary_stream_rpc_method_handler(self._streaming(behaviour, method), read, write)

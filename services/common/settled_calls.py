@@ -7,7 +7,7 @@ and are freed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import grpc.aio
@@ -52,11 +52,7 @@ class SettledChannel(WrappedChannel):
 
         async def answer(request: Any, **options: Any) -> Any:
             call = start(request, **options)
-            try:
-                return await settled(_awaited(call))
-            except asyncio.CancelledError:
-                _end(call)
-                raise
+            return await _settled_or_ended(call, _awaited(call))
 
         return answer
 
@@ -89,14 +85,19 @@ class SettledStream(AsyncIterator[Any]):
         return _end(self.call)
 
     async def __anext__(self) -> Any:
-        try:
-            response = await settled(self.call.read())
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+        response = await _settled_or_ended(self.call, self.call.read())
         if response is grpc.aio.EOF:
             raise StopAsyncIteration
         return response
+
+
+async def _settled_or_ended(call: Any, operation: Coroutine[Any, Any, Any]) -> Any:
+    """The result of an operation of ``call``; a task that is cancelled meanwhile ends the call."""
+    try:
+        return await settled(operation)
+    except asyncio.CancelledError:
+        _end(call)
+        raise
 
 
 async def _awaited(call: Awaitable[Any]) -> Any:
