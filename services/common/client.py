@@ -66,6 +66,9 @@ def channel_options(max_message_bytes: int, service: str = "") -> list[tuple[str
         ("grpc.enable_retries", 1),
         # A call is tried again only if its request is still in this buffer, whose default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+        # Two channels that share a connection may end the process when both begin to watch its health: gRPC's
+        # HealthProducer::Start leaves a moment in which the second one finds no subchannel. Seen with grpcio 1.85.
+        ("grpc.use_local_subchannel_pool", 1),
         # Our own processes are never behind the proxy that the environment names.
         ("grpc.enable_http_proxy", 0),
     ]

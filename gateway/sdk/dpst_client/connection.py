@@ -68,6 +68,9 @@ class Settings:
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.min_reconnect_backoff_ms", 500),
             ("grpc.max_reconnect_backoff_ms", 2_000),
+            # Clients that share a connection may end the process when two begin to watch its health: gRPC's
+            # HealthProducer::Start leaves a moment in which the second one finds no subchannel. Seen with grpcio 1.85.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
         if self.ca is None:
             return module.insecure_channel(target, options=options)
