@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from services.common.allocator import allocated_bytes
 from services.common.calls import ServerCall, final_code, split_method
 
 __all__ = ["Metrics"]
@@ -32,6 +33,10 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        if allocated_bytes() is not None:
+            Gauge(
+                "dpst_allocated_bytes", "Memory that is allocated and not freed.", registry=self.registry
+            ).set_function(lambda: allocated_bytes() or 0)
         self.stage_duration_seconds = self._seconds("dpst_stage_duration_seconds", "Time of one stage.", ("stage",))
         self.queue_wait_seconds = self._seconds("dpst_queue_wait_seconds", "Time a job waited for a slot.")
         self.first_preview_seconds = self._seconds(

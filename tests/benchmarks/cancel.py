@@ -6,10 +6,11 @@ Slots: in a stylizer with one slot a long solve runs and a second one waits; the
 until the second one has the slot. Beside it stands the time of one evaluation of the solve that was cancelled.
 
 Streams: ``--streams`` transfers are begun at a gateway, some while they wait, some while they compute, and cancelled.
-Resident memory of every process, after as many again to warm up, is fitted with a line over the streams: what grows
-with each stream is what one leaves behind. The C library gives freed memory back meanwhile, as ours do not let it
-(``services.common.allocator``), so that what is held is what is seen. Beside it stands what calls of ``grpc.aio`` alone
-leave behind. Writes ``cancel.md``.
+After as many again to warm up, what every process has allocated and not freed (``dpst_allocated_bytes``) is fitted with
+a line over the streams: what grows with each stream is what one leaves behind. The same for resident memory, which
+holes between what is allocated make larger, and less sure. Python takes each object from the C library meanwhile, and
+that gives freed memory back, as ours do not let it (``services.common.allocator``). Beside it stands what calls of
+``grpc.aio`` alone leave behind. Writes ``cancel.md``.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from tests.benchmarks.grpc_alone import grpc_alone
 from tests.benchmarks.machine import described
 from tests.benchmarks.pairs import ROOT
 from tests.benchmarks.report import report
-from tests.benchmarks.resident import growth_table, resident_bytes
+from tests.benchmarks.resident import allocated_bytes, growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
 _SAMPLES = 100
 """Readings of the memory over all streams."""
 
-_GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONMALLOC": "malloc"}
 
 
 def _params(edge: int) -> params_pb2.TransferParams:
@@ -93,15 +94,19 @@ async def _idle(stub: stylizer_pb2_grpc.StylizerStub, request: stylizer_pb2.Styl
     call.cancel()
 
 
-async def _streams(found: Cluster, count: int) -> list[tuple[int, dict[str, int]]]:
-    """Resident bytes of each process while so many streams are begun and cancelled."""
+_Rows = list[tuple[int, dict[str, int], dict[str, int]]]
+"""Number of streams so far, bytes that each process has allocated, resident ones."""
+
+
+async def _streams(found: Cluster, count: int) -> _Rows:
+    """The memory of each process while so many streams are begun and cancelled."""
     transfer = photo_style_pb2.Transfer(
         content=image_pb2.Image(data=picture(1, 160, 120)),
         style=image_pb2.Image(data=picture(2, 160, 120)),
         params=_params(96),
     )
     request = photo_style_pb2.TransferStreamRequest(transfer=transfer)
-    rows = []
+    rows: _Rows = []
     async with grpc.aio.insecure_channel(found.ports["gateway"]) as channel:
         stub = photo_style_pb2_grpc.PhotoStyleStub(channel)
 
@@ -116,11 +121,11 @@ async def _streams(found: Cluster, count: int) -> list[tuple[int, dict[str, int]
         for n in range(0, count, 4):
             await asyncio.gather(*(one(n + k) for k in range(4)))
             if n % max(4, count // _SAMPLES // 4 * 4) == 0:
-                rows.append((n, resident_bytes(found)))
+                rows.append((n, await asyncio.to_thread(allocated_bytes, found), resident_bytes(found)))
     return rows
 
 
-async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], list[tuple[int, dict[str, int]]]]:
+async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], _Rows]:
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
             slots = await _slot_seconds(found, jobs)
@@ -131,9 +136,7 @@ async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]],
             return slots, await _streams(found, streams)
 
 
-def _table(
-    slots: list[tuple[float, float]], rows: list[tuple[int, dict[str, int]]], alone: dict[str, tuple[float, float]]
-) -> list[str]:
+def _table(slots: list[tuple[float, float]], rows: _Rows, alone: dict[str, tuple[float, float]]) -> list[str]:
     took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
     beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
     return [
@@ -149,10 +152,14 @@ def _table(
         f"| cancelled to slot taken | {statistics.median(took):.0f} | {max(took):.0f} |",
         f"| of it beyond one evaluation | {statistics.median(beyond):.0f} | {max(beyond):.0f} |",
         "",
-        f"{rows[-1][0]} streams begun and cancelled, after as many to warm up. Resident memory, "
-        "freed memory given back (" + ", ".join(f"`{name}={value}`" for name, value in _GIVE_BACK.items()) + "):",
+        f"{rows[-1][0]} streams begun and cancelled, after as many to warm up "
+        "(" + ", ".join(f"`{name}={value}`" for name, value in _GIVE_BACK.items()) + "). Allocated and not freed:",
         "",
-        *growth_table([n for n, _ in rows], [row for _, row in rows], "stream", 2000),
+        *growth_table([n for n, _, _ in rows], [row for _, row, _ in rows], "stream", 2000),
+        "",
+        "Resident:",
+        "",
+        *growth_table([n for n, _, _ in rows], [row for _, _, row in rows], "stream", 2000),
         "",
         f"What `grpc.aio` {grpc.__version__} alone leaves behind when a call is cancelled "
         "([grpc#43360](https://github.com/grpc/grpc/issues/43360)), and the same call through a `SettledChannel`:",

@@ -1,20 +1,27 @@
-"""Resident memory of a cluster's processes, how it grows, and their processor time."""
+"""Memory of a cluster's processes, resident and allocated, how it grows, and their processor time."""
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.cluster import Cluster
 
-__all__ = ["growth_table", "processor_seconds", "resident_bytes"]
+__all__ = ["allocated_bytes", "growth_table", "processor_seconds", "resident_bytes"]
 
 
 def resident_bytes(found: Cluster) -> dict[str, int]:
     """Of each process and of the worker of its only stylizer, by name."""
     return {name: process.memory_info().rss for name, process in _processes(found).items()}
+
+
+def allocated_bytes(found: Cluster) -> dict[str, int]:
+    """What each process, workers apart, says that it has allocated and not freed."""
+    return {name: _allocated(child.address().http) for name, child in found.children.items()}
 
 
 def processor_seconds(found: Cluster) -> dict[str, float]:
@@ -27,7 +34,7 @@ def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: s
 
     Args:
         at: where the rows were taken, in ``unit``.
-        rows: see ``resident_bytes``.
+        rows: see ``resident_bytes`` and ``allocated_bytes``.
         unit: "stream", "minute".
         per: so many units make the last two columns, KiB.
     """
@@ -44,6 +51,12 @@ def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: s
             f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} | {per * late / 1024:.0f} |"
         )
     return lines
+
+
+def _allocated(address: str) -> int:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    return int(families["dpst_allocated_bytes"].samples[0].value)
 
 
 def _processes(found: Cluster) -> dict[str, psutil.Process]:
