@@ -11,36 +11,25 @@ from services.common.label_maps import check_matches_photo
 from services.common.logs import is_request_id
 from services.common.wire import image_bytes, label_map_from_message, output_format
 
-__all__ = ["admit", "admit_content", "admit_look", "admit_rest"]
+__all__ = ["admit", "admit_look"]
 
 
-def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> None:
-    """Check everything of a transfer that can be checked here: ``admit_content`` and ``admit_rest``."""
-    admit_rest(transfer, admit_content(transfer, settings), settings)
+def admit(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> PhotoInfo:
+    """Check everything of a transfer that can be checked here, and return what its content photo's header says.
 
-
-def admit_content(transfer: photo_style_pb2.Transfer, settings: ProcessSettings) -> PhotoInfo:
-    """Check a request's id, output options and content photo, and return what that one's header says.
-
-    Raises ``InvalidArgument`` or ``NotFound``. Reads a header, so call it off the event loop.
+    Raises ``InvalidArgument`` or ``NotFound``. Reads headers and label maps, so call it off the event loop.
     """
     if transfer.request_id and not is_request_id(transfer.request_id):
         raise InvalidArgument("request_id", repr(transfer.request_id), "allowed: 1 to 128 of [A-Za-z0-9._-]")
     output_format(transfer.output, "output")
-    return _photo(transfer.content, "content", ImageLimits.of(settings), settings)
-
-
-def admit_rest(transfer: photo_style_pb2.Transfer, content: PhotoInfo, settings: ProcessSettings) -> None:
-    """Check what ``admit_content`` has not: the style photo and the label maps.
-
-    Raises ``InvalidArgument`` or ``NotFound``. Reads a header and label maps, so call it off the event loop.
-    """
     limits = ImageLimits.of(settings)
+    content = _photo(transfer.content, "content", limits, settings)
     style = _photo(transfer.style, "style", limits, settings)
     if transfer.HasField("content_labels"):
         _check_labels(transfer.content_labels, content, "content_labels", limits)
     if transfer.HasField("style_labels"):
         _check_labels(transfer.style_labels, style, "style_labels", limits)
+    return content
 
 
 def admit_look(

@@ -13,7 +13,7 @@ import structlog
 from dpst.v1 import photo_style_pb2, progress_pb2, report_pb2, stylizer_pb2
 
 from gateway.accounting import counted, timed
-from gateway.admission import admit_content, admit_rest
+from gateway.admission import admit
 from gateway.downstream import Deadline, explained, is_for_another_replica
 from gateway.fetch import Fetcher
 from gateway.label_notes import label_notes
@@ -88,12 +88,11 @@ class Pipeline:
     async def _events(
         self, transfer: photo_style_pb2.Transfer, deadline: Deadline, progress: Progress
     ) -> AsyncGenerator[_Event, None]:
+        self._room.recall(transfer, deadline)
         await asyncio.gather(
             self._fetcher.fill(transfer.content, "content"), self._fetcher.fill(transfer.style, "style")
         )
-        photo = await asyncio.to_thread(admit_content, transfer, self._settings)
-        self._room.recall(transfer, photo, deadline)
-        await asyncio.to_thread(admit_rest, transfer, photo, self._settings)
+        photo = await asyncio.to_thread(admit, transfer, self._settings)
         ours = report_pb2.TransferReport(request_id=current_request_id() or bind_request_id(transfer.request_id))
         await self._room.check(transfer, photo, deadline)
         yield _Event(accepted=progress_pb2.Accepted(request_id=ours.request_id))

@@ -16,7 +16,7 @@ from gateway.downstream import Deadline, explained, is_for_another_replica
 from services.common.config import GatewaySettings
 from services.common.errors import ResourceExhausted, Shortage
 from services.common.images import PhotoInfo
-from services.common.status import replica_of, shortage_of, status_of
+from services.common.status import least_seconds_of, replica_of, status_of
 
 if TYPE_CHECKING:  # the stub of this class has no code behind it
     from dpst.v1.stylizer_pb2_grpc import StylizerAsyncStub
@@ -26,8 +26,8 @@ __all__ = ["Room"]
 _RETRY_SECONDS = 2.0
 _WEIGHT_OF_NEW = 0.2
 _FRESH_SECONDS = 0.2
-"""How long a lone stylizer's refusal stands for all who ask for the same and have no more time. Where so many are
-refused that it counts, others wait in the queue, so that no slot is idle for it."""
+"""How long a lone stylizer's refusal stands. Where so many are refused that it counts, others wait in the queue, so
+that no slot is idle for it."""
 
 _ANSWERS = 8
 """Answers in a row of one replica that say that there is no other: their channel asks each in its turn."""
@@ -35,16 +35,19 @@ _ANSWERS = 8
 
 @dataclass(frozen=True)
 class _Refusal:
-    """Of the last one for whom a lone stylizer had no room; of several, the next one to be asked may have some."""
+    """Of the last one for whom a lone stylizer had no room; of several, the next one to be asked may have some.
 
-    asked: bytes
-    remaining_seconds: float
+    It stands for those who want the same and have no more than ``least_seconds``, whatever their photos.
+    """
+
+    wanted: bytes
+    least_seconds: float
     error: grpc.aio.AioRpcError
     at: float = field(default_factory=time.monotonic)
 
-    def stands_for(self, asked: bytes, remaining_seconds: float) -> bool:
+    def stands_for(self, wanted: bytes, remaining_seconds: float) -> bool:
         is_fresh = time.monotonic() - self.at < _FRESH_SECONDS
-        return is_fresh and asked == self.asked and remaining_seconds <= self.remaining_seconds
+        return is_fresh and wanted == self.wanted and remaining_seconds <= self.least_seconds
 
     def again(self) -> grpc.aio.AioRpcError:
         """It as a new error, because each that is raised gathers a traceback."""
@@ -93,16 +96,16 @@ class Room:
         before = self._segment_seconds or seconds
         self._segment_seconds = before + _WEIGHT_OF_NEW * (seconds - before)
 
-    def recall(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
-        """Refuse what a lone stylizer has just refused, before anything else is done for it.
+    def recall(self, transfer: photo_style_pb2.Transfer, deadline: Deadline) -> None:
+        """Refuse what a lone stylizer has just refused for any photo, before anything else is done for it.
 
         Raises:
             AioRpcError: as then.
         """
-        if self._refusal is not None:
-            asked = _asked(transfer, content).SerializeToString(deterministic=True)
-            if self._refusal.stands_for(asked, self._remaining(transfer, deadline)):
-                raise self._refusal.again()
+        if self._refusal is not None and self._refusal.stands_for(
+            _wanted(transfer).SerializeToString(deterministic=True), self._remaining(transfer, deadline)
+        ):
+            raise self._refusal.again()
 
     async def check(self, transfer: photo_style_pb2.Transfer, content: PhotoInfo, deadline: Deadline) -> None:
         """Ask one stylizer after the other whether it would take this transfer; a lone one is asked once.
@@ -112,13 +115,13 @@ class Room:
         Raises:
             Exception: what the last one that was asked refuses it with.
         """
-        request = _asked(transfer, content)
-        asked = request.SerializeToString(deterministic=True)
+        request = _wanted(transfer)
+        wanted = request.SerializeToString(deterministic=True)
+        request.width_px, request.height_px = content.width_px, content.height_px
         for tries_left in reversed(range(self._settings.stylizer_tries)):
             timeout = deadline.timeout(self._settings.solve_timeout_seconds)
-            remaining = self._remaining(transfer, deadline)
             if deadline.seconds is not None:
-                request.remaining_seconds = remaining
+                request.remaining_seconds = self._remaining(transfer, deadline)
             try:
                 answer = await self._stylizer.CheckRoom(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
@@ -128,8 +131,9 @@ class Room:
                 self._note(refused_by)
                 if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
-                if self._is_alone(refused_by) and shortage_of(status_of(error)) in (Shortage.QUEUE, Shortage.TIME):
-                    self._refusal = _Refusal(asked, remaining, error)
+                least_seconds = least_seconds_of(status_of(error))
+                if least_seconds and self._is_alone(refused_by):
+                    self._refusal = _Refusal(wanted, least_seconds, error)
                 raise explained("stylizer", timeout, error) from error
             self._note(answer.replica)
             return
@@ -147,11 +151,8 @@ class Room:
         return self._answered.count(replica) == _ANSWERS
 
 
-def _asked(transfer: photo_style_pb2.Transfer, content: PhotoInfo) -> stylizer_pb2.CheckRoomRequest:
+def _wanted(transfer: photo_style_pb2.Transfer) -> stylizer_pb2.CheckRoomRequest:
+    """The question without photo and time."""
     return stylizer_pb2.CheckRoomRequest(
-        params=transfer.params,
-        width_px=content.width_px,
-        height_px=content.height_px,
-        priority=transfer.priority,
-        best_effort=transfer.best_effort,
+        params=transfer.params, priority=transfer.priority, best_effort=transfer.best_effort
     )

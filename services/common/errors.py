@@ -104,10 +104,15 @@ class ResourceExhausted(_RetryableError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, retry_after_seconds: float, shortage: Shortage) -> None:
-        """``shortage`` says of what."""
+    def __init__(
+        self, message: str, retry_after_seconds: float, shortage: Shortage, least_seconds: float = 0.0
+    ) -> None:
+        """``shortage`` says of what.
+
+        ``least_seconds``: whoever asks for the same now, of any photo, and has less time, is refused as well.
+        """
         super().__init__(message, retry_after_seconds)
-        self.shortage = shortage
+        self.shortage, self.least_seconds = shortage, least_seconds
 
 
 class Unavailable(_RetryableError):

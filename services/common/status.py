@@ -25,6 +25,7 @@ __all__ = [
     "error_of",
     "field_violation",
     "is_answer",
+    "least_seconds_of",
     "mapped_errors",
     "replica_of",
     "retry_seconds",
@@ -39,7 +40,7 @@ REPLICA: Final = uuid.uuid4().hex
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_DOMAIN, _REPLICA_KEY = "dpst", "replica"
+_DOMAIN, _REPLICA_KEY, _LEAST_KEY = "dpst", "replica", "least_seconds"
 # Codes that mean the same to our caller when a process behind us sends them.
 _PUBLIC = frozenset(
     {
@@ -128,6 +129,15 @@ def replica_of(error: grpc.aio.AioRpcError) -> str:
     return str(found.metadata.get(_REPLICA_KEY, "")) if found else ""
 
 
+def least_seconds_of(status: status_pb2.Status) -> float:
+    """With less time than that the same is refused for any photo; 0 if whoever gave ``status`` did not say so."""
+    found = _info(status)
+    try:
+        return float(found.metadata.get(_LEAST_KEY, 0.0)) if found else 0.0
+    except ValueError:
+        return 0.0
+
+
 def _info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
     for packed in status.details:
         found = error_details_pb2.ErrorInfo()
@@ -154,8 +164,10 @@ def status_metadata(error: errors.ServiceError) -> tuple[tuple[str, str | bytes]
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
     elif isinstance(error, errors.ResourceExhausted | errors.Unavailable):
         if isinstance(error, errors.ResourceExhausted):
-            why = error_details_pb2.ErrorInfo(reason=error.shortage, domain=_DOMAIN, metadata={_REPLICA_KEY: REPLICA})
-            _attach(status, why)
+            said = {_REPLICA_KEY: REPLICA}
+            if error.least_seconds:
+                said[_LEAST_KEY] = f"{error.least_seconds:.3f}"
+            _attach(status, error_details_pb2.ErrorInfo(reason=error.shortage, domain=_DOMAIN, metadata=said))
         milliseconds = math.ceil(error.retry_after_seconds * 1000)
         delay = Duration()
         delay.FromMilliseconds(milliseconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -99,7 +100,8 @@ class Slots(Generic[_T, _S]):
     def _check_queue(self, priority: Priority, waiting: int) -> None:
         if priority is not Priority.AGAIN and waiting >= self.room(priority):
             wait = self._job_seconds or _RETRY_SECONDS
-            raise ResourceExhausted(f"the queue is full: {waiting} requests are waiting", wait, Shortage.QUEUE)
+            message = f"the queue is full: {waiting} requests are waiting"
+            raise ResourceExhausted(message, wait, Shortage.QUEUE, least_seconds=math.inf)
 
     async def acquire(self, size: _S, priority: Priority = Priority.NORMAL) -> AsyncGenerator[int | _T, None]:
         """Take a slot: yields the number of callers ahead whenever it changes, and last the slot.

@@ -222,8 +222,8 @@ class Supervisor:
         if terms.deadline is None:
             return
         left = terms.deadline - time.monotonic()
-        forecast = self._forecast.around_seconds(job) if terms.best_effort else self._forecast.seconds(job)
-        needed = caution * forecast
+        forecast = self._forecast.around_seconds if terms.best_effort else self._forecast.seconds
+        needed = caution * forecast(job)
         if needed > left:
             raise DeadlineExceeded(f"the deadline cannot be met: {left:.1f} s are left, {needed:.1f} s are needed")
         if needed + caution * wait_seconds > left:
@@ -231,6 +231,7 @@ class Supervisor:
                 f"the queue is too long for the deadline: about {wait_seconds:.1f} s, {left:.1f} s are left",
                 max(1.0, wait_seconds + needed - left),
                 Shortage.TIME,
+                least_seconds=caution * (forecast(replace(job, pixels=0)) + wait_seconds),
             )
 
     async def _attempt(

@@ -36,8 +36,11 @@ from tests.benchmarks.report import report
 from tests.benchmarks.resident import allocated_bytes, growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
-_SAMPLES = 100
+_SAMPLES = 50
 """Readings of the memory over all streams."""
+
+_SETTLE_SECONDS = 1.0
+"""Until a reading: what is under way has ended."""
 
 _GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONMALLOC": "malloc"}
 
@@ -121,6 +124,7 @@ async def _streams(found: Cluster, count: int) -> _Rows:
         for n in range(0, count, 4):
             await asyncio.gather(*(one(n + k) for k in range(4)))
             if n % max(4, count // _SAMPLES // 4 * 4) == 0:
+                await asyncio.sleep(_SETTLE_SECONDS)
                 rows.append((n, await asyncio.to_thread(allocated_bytes, found), resident_bytes(found)))
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from services.common.config import ProcessSettings
 from services.common.logs import current_request_id, is_request_id
 from services.common.metrics import Metrics
 from services.common.server import PortTakenError, bind, make_server
-from services.common.status import shortage_of, status_of
+from services.common.status import least_seconds_of, shortage_of, status_of
 
 SETTINGS = ProcessSettings()
 STREAM = {"grpc_type": "server_stream", "grpc_service": "dpst.v1.Stylizer", "grpc_method": "Stylize"}
@@ -94,19 +95,21 @@ async def test_wrong_field_is_named_with_value_and_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "shortage"),
+    ("raised", "shortage", "least_seconds"),
     [
-        (errors.ResourceExhausted("queue full", 1.5, errors.Shortage.QUEUE), errors.Shortage.QUEUE),
-        (errors.ResourceExhausted("too large", 1.5, errors.Shortage.MEMORY), errors.Shortage.MEMORY),
-        (errors.Unavailable("starting", 1.5), None),
+        (errors.ResourceExhausted("queue full", 1.5, errors.Shortage.QUEUE, math.inf), errors.Shortage.QUEUE, math.inf),
+        (errors.ResourceExhausted("too long", 1.5, errors.Shortage.TIME, 2.5), errors.Shortage.TIME, 2.5),
+        (errors.ResourceExhausted("too large", 1.5, errors.Shortage.MEMORY), errors.Shortage.MEMORY, 0.0),
+        (errors.Unavailable("starting", 1.5), None, 0.0),
     ],
 )
 async def test_retryable_error_says_when_and_what_lacks(
-    raised: errors.ServiceError, shortage: errors.Shortage | None
+    raised: errors.ServiceError, shortage: errors.Shortage | None, least_seconds: float
 ) -> None:
     error = await failure(raised)
     assert error.code() is raised.code
     assert shortage_of(status_of(error)) is shortage
+    assert least_seconds_of(status_of(error)) == least_seconds
     detail = error_details_pb2.RetryInfo()
     assert rpc_status.from_call(error).details[-1].Unpack(detail)
     assert detail.retry_delay == Duration(seconds=1, nanos=500_000_000)

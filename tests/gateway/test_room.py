@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from dpst.v1 import photo_style_pb2, stylizer_pb2, stylizer_pb2_grpc
+from dpst.v1.params_pb2 import PRIORITY_HIGH, TransferParams
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
@@ -37,7 +38,7 @@ class Stylizers:
     """Replicas behind a channel: each is asked in its turn."""
 
     def __init__(self, *names: str, full: bool = False) -> None:
-        self.names, self.full, self.asked = names, full, 0
+        self.names, self.full, self.asked, self.least_seconds = names, full, 0, "5.000"
 
     async def CheckRoom(self, request: Any, **options: Any) -> stylizer_pb2.CheckRoomResponse:
         replica = self.names[self.asked % len(self.names)]
@@ -45,23 +46,25 @@ class Stylizers:
         if not self.full:
             return stylizer_pb2.CheckRoomResponse(replica=replica)
         packed = AnyMessage()
-        packed.Pack(error_details_pb2.ErrorInfo(reason=Shortage.QUEUE, domain="dpst", metadata={"replica": replica}))
+        said = {"replica": replica, **({"least_seconds": self.least_seconds} if self.least_seconds else {})}
+        packed.Pack(error_details_pb2.ErrorInfo(reason=Shortage.QUEUE, domain="dpst", metadata=said))
         code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         raise error_of(status_pb2.Status(code=code, message="full", details=[packed]))
 
 
-async def let_in(room: Room, seconds: float, photo: PhotoInfo = PHOTO) -> None:
+async def let_in(room: Room, seconds: float | None, **wanted: Any) -> None:
     """Let in a transfer that has so much time, if there is room."""
+    transfer = photo_style_pb2.Transfer(**wanted)
     with room.entered():
-        room.recall(photo_style_pb2.Transfer(), photo, Deadline(seconds))
-        await room.check(photo_style_pb2.Transfer(), photo, Deadline(seconds))
+        room.recall(transfer, Deadline(seconds))
+        await room.check(transfer, PHOTO, Deadline(seconds))
 
 
-async def refused(room: Room, stylizers: Stylizers, seconds: float, photo: PhotoInfo = PHOTO) -> int:
+async def refused(room: Room, stylizers: Stylizers, seconds: float | None, **wanted: Any) -> int:
     """How many were asked until such a transfer was refused."""
     before = stylizers.asked
     with pytest.raises(grpc.aio.AioRpcError, match="full") as caught:
-        await let_in(room, seconds, photo)
+        await let_in(room, seconds, **wanted)
     assert shortage_of(status_of(caught.value)) is Shortage.QUEUE
     return stylizers.asked - before
 
@@ -103,11 +106,28 @@ async def known(*names: str) -> tuple[Room, Stylizers]:
 @pytest.mark.usefixtures("fresh")
 async def test_none_is_asked_for_what_has_just_been_refused() -> None:
     room, stylizers = await known("a")
-    assert await refused(room, stylizers, 5.0) == 1
-    assert await refused(room, stylizers, 4.0) == 0
+    assert await refused(room, stylizers, 3.0) == 1
+    assert await refused(room, stylizers, 5.0) == 0, "5 s are too little as well"
     assert await refused(room, stylizers, 6.0) == 1, "it has more time"
-    assert await refused(room, stylizers, 5.5) == 0
-    assert await refused(room, stylizers, 5.0, PhotoInfo("png", 24, 16, 8, False, False)) == 1, "it needs less"
+    assert await refused(room, stylizers, 4.0) == 0
+    assert await refused(room, stylizers, 4.0, priority=PRIORITY_HIGH) == 1, "it is more urgent"
+    assert await refused(room, stylizers, 4.0, best_effort=True) == 1, "it needs less"
+    assert await refused(room, stylizers, 4.0, params=TransferParams(max_evaluations=3)) == 1, "it needs less"
+
+
+@pytest.mark.usefixtures("fresh")
+async def test_a_full_queue_is_full_for_those_who_have_all_the_time_there_is() -> None:
+    room, stylizers = await known("a")
+    stylizers.least_seconds = "inf"
+    assert [await refused(room, stylizers, seconds) for seconds in (4.0, 400.0, None)] == [1, 0, 0]
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("said", ["", "soon"])
+async def test_a_refusal_that_names_no_time_is_asked_for_again(said: str) -> None:
+    room, stylizers = await known("a")
+    stylizers.least_seconds = said
+    assert [await refused(room, stylizers, 4.0) for _ in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.usefixtures("fresh")

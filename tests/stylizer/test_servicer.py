@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 import signal
 import time
@@ -18,6 +19,9 @@ import numpy as np
 import pytest
 from dpst.v1 import image_pb2, labels_pb2, look_pb2, params_pb2, report_pb2, stylizer_pb2, stylizer_pb2_grpc
 from PIL import Image
+
+from services.common.errors import Shortage
+from services.common.status import least_seconds_of, shortage_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -267,6 +271,30 @@ async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: S
     busy.cancel()
 
 
+async def test_a_refusal_for_want_of_time_says_how_much_the_least_photo_needs(stub: Stub) -> None:
+    await finished(stub, request())
+    busy = stub.Stylize(LONG)
+    async for event in busy:
+        if event.HasField("iteration"):
+            break
+    asked = stylizer_pb2.CheckRoomRequest(width_px=1280, height_px=960, params=request().params)
+    least = 0.0
+    for asked.remaining_seconds in np.arange(0.05, 60.0, 0.05):  # past what it takes itself, to where the wait counts
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CheckRoom(asked)
+        if caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            assert shortage_of(status_of(caught.value)) is Shortage.TIME
+            least = least_seconds_of(status_of(caught.value))
+            break
+    asked.width_px = asked.height_px = 1
+    for asked.remaining_seconds in (0.5 * least, least - 0.001):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.CheckRoom(asked)
+    asked.remaining_seconds = least + 0.5
+    await stub.CheckRoom(asked)
+    busy.cancel()
+
+
 async def test_room_is_kept_for_those_who_asked_and_not_for_long(stub: Stub) -> None:
     asked = stylizer_pb2.CheckRoomRequest(width_px=320, height_px=240, params=request().params)
     await finished(stub, request())
@@ -278,6 +306,7 @@ async def test_room_is_kept_for_those_who_asked_and_not_for_long(stub: Stub) -> 
     with pytest.raises(grpc.aio.AioRpcError, match="the queue is full: 1 requests") as caught:
         await stub.CheckRoom(asked)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert least_seconds_of(status_of(caught.value)) == math.inf
     waiting = stub.Stylize(request())
     assert (await anext(aiter(waiting))).HasField("queued")
     waiting.cancel()
