@@ -8,9 +8,10 @@ until the second one has the slot. Beside it stands the time of one evaluation o
 Streams: ``--streams`` transfers are begun at a gateway, some while they wait, some while they compute, and cancelled.
 After as many again to warm up, what every process has allocated and not freed (``dpst_allocated_bytes``) is fitted with
 a line over the streams: what grows with each stream is what one leaves behind. The same for resident memory, which
-holes between what is allocated make larger, and less sure. Python takes each object from the C library meanwhile, and
-that gives freed memory back, as ours do not let it (``services.common.allocator``). Beside it stands what calls of
-``grpc.aio`` alone leave behind. Writes ``cancel.md``.
+holes between what is allocated make larger, and less sure. Before each reading what is under way ends and Python
+collects its garbage. It takes each object from the C library meanwhile, and that gives freed memory back, as ours do
+not let it (``services.common.allocator``). Beside it stands what calls of ``grpc.aio`` alone leave behind. Writes
+``cancel.md``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -40,7 +42,9 @@ _SAMPLES = 50
 """Readings of the memory over all streams."""
 
 _SETTLE_SECONDS = 1.0
-"""Until a reading: what is under way has ended."""
+"""Until what is under way has ended, and until garbage is collected."""
+
+_COLLECTING = Path(__file__).parent / "collecting"
 
 _GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONMALLOC": "malloc"}
 
@@ -124,16 +128,24 @@ async def _streams(found: Cluster, count: int) -> _Rows:
         for n in range(0, count, 4):
             await asyncio.gather(*(one(n + k) for k in range(4)))
             if n % max(4, count // _SAMPLES // 4 * 4) == 0:
-                await asyncio.sleep(_SETTLE_SECONDS)
+                await _settle(found)
                 rows.append((n, await asyncio.to_thread(allocated_bytes, found), resident_bytes(found)))
     return rows
+
+
+async def _settle(found: Cluster) -> None:
+    await asyncio.sleep(_SETTLE_SECONDS)
+    for name in found.children:
+        found.signal(name, signal.SIGUSR2)
+    await asyncio.sleep(_SETTLE_SECONDS)
 
 
 async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]], _Rows]:
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
             slots = await _slot_seconds(found, jobs)
-    os.environ |= _GIVE_BACK  # children inherit it
+    path = os.pathsep.join(filter(None, (str(_COLLECTING), os.environ.get("PYTHONPATH"))))
+    os.environ |= {**_GIVE_BACK, "PYTHONPATH": path}  # children inherit it
     with tempfile.TemporaryDirectory() as folder:
         async with cluster(Path(folder), stylizers=1) as found:
             await _streams(found, streams)
@@ -157,7 +169,8 @@ def _table(slots: list[tuple[float, float]], rows: _Rows, alone: dict[str, tuple
         f"| of it beyond one evaluation | {statistics.median(beyond):.0f} | {max(beyond):.0f} |",
         "",
         f"{rows[-1][0]} streams begun and cancelled, after as many to warm up "
-        "(" + ", ".join(f"`{name}={value}`" for name, value in _GIVE_BACK.items()) + "). Allocated and not freed:",
+        "(" + ", ".join(f"`{name}={value}`" for name, value in _GIVE_BACK.items()) + "), garbage collected before each "
+        "reading. Allocated and not freed:",
         "",
         *growth_table([n for n, _, _ in rows], [row for _, row, _ in rows], "stream", 2000),
         "",
