@@ -51,8 +51,8 @@ def keep_freed_memory() -> bool:
 def allocated_bytes() -> int | None:
     """Bytes that this process has of the C library and has not freed; None if the library does not say.
 
-    Resident memory holds freed memory too, and the holes between what is not: a leak shows here first. CPython takes
-    its small objects in blocks of 1 MiB; with ``PYTHONMALLOC=malloc`` each is counted.
+    Resident memory holds freed memory too, and the holes between what is not: a leak shows here first. CPython has
+    the system map what its small objects lie in, past the C library; with ``PYTHONMALLOC=malloc`` they are counted too.
     """
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
