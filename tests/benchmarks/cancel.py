@@ -46,7 +46,12 @@ _SETTLE_SECONDS = 1.0
 
 _COLLECTING = Path(__file__).parent / "collecting"
 
-_GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONMALLOC": "malloc"}
+_GIVE_BACK = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what a thread keeps for itself counts as allocated
+    "PYTHONMALLOC": "malloc",
+}
 
 
 def _params(edge: int) -> params_pb2.TransferParams:
