@@ -61,6 +61,15 @@ async def finished(stub: Stub, message: Request) -> tuple[list[stylizer_pb2.Styl
     return events, b"".join(event.chunk.data for event in events)
 
 
+async def computing(stub: Stub) -> grpc.aio.UnaryStreamCall:
+    """A long call whose solve has begun."""
+    call = stub.Stylize(LONG)
+    async for event in call:
+        if event.HasField("iteration"):
+            break
+    return call
+
+
 async def test_stream_is_complete_and_in_order(stub: Stub) -> None:
     events, picture = await finished(stub, request(preview_every=2))
     kinds = [event.WhichOneof("event") for event in events]
@@ -256,10 +265,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(stub: Stub) -> N
 
 async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: Stub) -> None:
     await finished(stub, request())
-    busy = stub.Stylize(LONG)
-    async for event in busy:
-        if event.HasField("iteration"):
-            break
+    busy = await computing(stub)
     waiting = stub.Stylize(request(solve_edge=256, evaluations=30))
     assert (await anext(aiter(waiting))).HasField("queued")
     hasty = request()
@@ -273,10 +279,7 @@ async def test_a_queue_that_is_too_long_for_the_deadline_refuses_at_once(stub: S
 
 async def test_a_refusal_for_want_of_time_says_how_much_the_least_photo_needs(stub: Stub) -> None:
     await finished(stub, request())
-    busy = stub.Stylize(LONG)
-    async for event in busy:
-        if event.HasField("iteration"):
-            break
+    busy = await computing(stub)
     asked = stylizer_pb2.CheckRoomRequest(width_px=1280, height_px=960, params=request().params)
     least = 0.0
     for asked.remaining_seconds in np.arange(0.05, 60.0, 0.05):  # past what it takes itself, to where the wait counts
@@ -298,10 +301,7 @@ async def test_a_refusal_for_want_of_time_says_how_much_the_least_photo_needs(st
 async def test_room_is_kept_for_those_who_asked_and_not_for_long(stub: Stub) -> None:
     asked = stylizer_pb2.CheckRoomRequest(width_px=320, height_px=240, params=request().params)
     await finished(stub, request())
-    busy = stub.Stylize(LONG)
-    async for event in busy:
-        if event.HasField("iteration"):
-            break
+    busy = await computing(stub)
     await stub.CheckRoom(asked)
     with pytest.raises(grpc.aio.AioRpcError, match="the queue is full: 1 requests") as caught:
         await stub.CheckRoom(asked)
