@@ -127,11 +127,11 @@ class Room:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     return
-                refused_by = replica_of(error)
+                status = status_of(error)
+                refused_by, least_seconds = replica_of(status), least_seconds_of(status)
                 self._note(refused_by)
                 if tries_left and is_for_another_replica(error) and not self._is_alone(refused_by):
                     continue
-                least_seconds = least_seconds_of(status_of(error))
                 if least_seconds and self._is_alone(refused_by):
                     self._refusal = _Refusal(wanted, least_seconds, error)
                 raise explained("stylizer", timeout, error) from error

@@ -109,7 +109,7 @@ class ResourceExhausted(_RetryableError):
     ) -> None:
         """``shortage`` says of what.
 
-        ``least_seconds``: whoever asks for the same now, of any photo, and has less time, is refused as well.
+        ``least_seconds``: whoever asks for the same now, of any photo, and has no more time, is refused as well.
         """
         super().__init__(message, retry_after_seconds)
         self.shortage, self.least_seconds = shortage, least_seconds

@@ -123,14 +123,14 @@ def shortage_of(status: status_pb2.Status) -> errors.Shortage | None:
     return errors.Shortage(found.reason) if found and found.reason in set(errors.Shortage) else None
 
 
-def replica_of(error: grpc.aio.AioRpcError) -> str:
+def replica_of(status: status_pb2.Status) -> str:
     """The name of the process that refused for want of room; empty if it did not say so."""
-    found = _info(status_of(error))
+    found = _info(status)
     return str(found.metadata.get(_REPLICA_KEY, "")) if found else ""
 
 
 def least_seconds_of(status: status_pb2.Status) -> float:
-    """With less time than that the same is refused for any photo; 0 if whoever gave ``status`` did not say so."""
+    """With no more time than that the same is refused for any photo; 0 if whoever gave ``status`` did not say so."""
     found = _info(status)
     try:
         return float(found.metadata.get(_LEAST_KEY, 0.0)) if found else 0.0

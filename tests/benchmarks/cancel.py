@@ -38,6 +38,7 @@ from tests.benchmarks.report import report
 from tests.benchmarks.resident import allocated_bytes, growth_table, resident_bytes
 from tests.faults.cluster import Cluster, cluster, picture
 
+_JOBS = 20
 _SAMPLES = 50
 """Readings of the memory over all streams."""
 
@@ -160,10 +161,11 @@ async def _measured(jobs: int, streams: int) -> tuple[list[tuple[float, float]],
 def _table(slots: list[tuple[float, float]], rows: _Rows, alone: dict[str, tuple[float, float]]) -> list[str]:
     took, evaluations = ([1000 * row[column] for row in slots] for column in (0, 1))
     beyond = [1000 * (seconds - evaluation) for seconds, evaluation in slots]
+    options = f" --jobs {len(slots)}" if len(slots) != _JOBS else ""
     return [
         "# Callers that leave",
         "",
-        f"Made by `python -m tests.benchmarks.cancel`. {described()}.",
+        f"Made by `python -m tests.benchmarks.cancel{options}`. {described()}.",
         "",
         f"One slot, {len(slots)} solves at 256 px cancelled with another one waiting:",
         "",
@@ -195,7 +197,7 @@ def _table(slots: list[tuple[float, float]], rows: _Rows, alone: dict[str, tuple
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=_JOBS)
     parser.add_argument("--streams", type=int, default=10000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.benchmarks.scraped import scraped
 from tests.faults.cluster import Cluster
 
 __all__ = ["allocated_bytes", "growth_table", "processor_seconds", "resident_bytes"]
@@ -21,7 +20,7 @@ def resident_bytes(found: Cluster) -> dict[str, int]:
 
 def allocated_bytes(found: Cluster) -> dict[str, int]:
     """What each process, workers apart, says that it has allocated and not freed."""
-    return {name: _allocated(child.address().http) for name, child in found.children.items()}
+    return {name: int(scraped(child.address().http)["dpst_allocated_bytes"]) for name, child in found.children.items()}
 
 
 def processor_seconds(found: Cluster) -> dict[str, float]:
@@ -51,12 +50,6 @@ def growth_table(at: Sequence[float], rows: Sequence[Mapping[str, int]], unit: s
             f"| {name} | {first:.1f} | {last:.1f} | {slope:.0f} | {per * slope / 1024:.0f} | {per * late / 1024:.0f} |"
         )
     return lines
-
-
-def _allocated(address: str) -> int:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
-    return int(families["dpst_allocated_bytes"].samples[0].value)
 
 
 def _processes(found: Cluster) -> dict[str, psutil.Process]:
